@@ -1,0 +1,80 @@
+"""One heap of deadlines for a whole host.
+
+Every socket keeps its timers as a table of absolute times; arming or cancelling one is
+a store. The heap holds, for each owner, at most a few entries; an entry may be early
+(the timer has since been moved later or cancelled), never late. When an early entry
+comes up the owner is asked again and put back at its real deadline. So an RTO that is
+re-armed on every ACK costs a store, not a heap operation.
+
+Sources: gVisor `transport/tcp/timer.go` (lazy timers), Linux `sk_reset_timer`.
+"""
+
+from __future__ import annotations
+
+from heapq import heappop, heappush
+from typing import Protocol
+
+NEVER = 1 << 62  # later than any time the core is ever told
+
+
+class TimerOwner(Protocol):
+    """Something with deadlines.
+
+    `heap_at` belongs to `Deadlines`: the earliest heap entry of this owner, NEVER if none.
+    """
+
+    heap_at: int
+
+    def next_deadline(self) -> int:
+        """The earliest armed deadline, or NEVER."""
+
+    def handle_timeout(self, now: int) -> None:
+        """Run what is due at `now`."""
+
+
+class Deadlines:
+    """A lazy heap of (deadline, tie-break, owner)."""
+
+    __slots__ = ("_heap", "_serial")
+
+    def __init__(self) -> None:
+        self._heap: list[tuple[int, int, TimerOwner]] = []
+        self._serial = 0
+
+    def arm(self, owner: TimerOwner, at: int) -> None:
+        """Make sure that `owner` is looked at no later than `at`."""
+        if at < owner.heap_at:
+            owner.heap_at = at
+            self._serial += 1
+            heappush(self._heap, (at, self._serial, owner))
+
+    def next_timeout(self) -> int:
+        """When `run` should be called next, NEVER if nothing is armed. May be early once."""
+        heap = self._heap
+        while heap:
+            at, _, owner = heap[0]
+            if at == owner.heap_at:
+                real = owner.next_deadline()
+                if real <= at:
+                    return at
+                owner.heap_at = NEVER
+                heappop(heap)
+                if real < NEVER:
+                    self.arm(owner, real)
+            else:
+                heappop(heap)  # superseded by an earlier entry that has been run
+        return NEVER
+
+    def run(self, now: int) -> None:
+        """Run everything that is due at `now`, in order of deadline, then of arming."""
+        heap = self._heap
+        while heap and heap[0][0] <= now:
+            at, _, owner = heappop(heap)
+            if at != owner.heap_at:
+                continue
+            owner.heap_at = NEVER
+            if owner.next_deadline() <= now:
+                owner.handle_timeout(now)
+            real = owner.next_deadline()
+            if real < NEVER:
+                self.arm(owner, max(real, now + 1) if real <= now else real)

@@ -1,0 +1,62 @@
+"""A route as a socket holds it (Linux: `struct dst_entry`), and the device behind it.
+
+`ip.route` makes these; sockets cache one and ask it for the path MTU. They are shared:
+a PMTU learned for a destination is seen by every socket that sends there.
+"""
+
+from __future__ import annotations
+
+from ustack.sock.deadlines import NEVER
+from ustack.wire.packet import Packet
+
+
+class Device:
+    """One network interface below a stack. Subclasses do the work of `xmit`.
+
+    `features` says what a `Packet` may still have left to do (`wire.packet` F_*). A
+    device never delivers a received packet from inside `xmit`.
+    """
+
+    def __init__(self, name: str, mtu: int, features: int = 0) -> None:
+        self.name = name
+        self.mtu = mtu
+        self.features = features
+        self.ifindex = 0  # set by Stack.add_device
+        self.loopback = False
+        self.tx_packets = 0
+        self.tx_bytes = 0
+        self.tx_dropped = 0
+        self.rx_packets = 0
+        self.rx_bytes = 0
+
+    def xmit(self, packet: Packet) -> int:
+        """Take one packet: TAKEN, QUEUED or DROPPED. Never raises for what a peer or a
+        full queue can cause."""
+        raise NotImplementedError
+
+
+class Dst:
+    """The path to one destination through one device."""
+
+    __slots__ = ("dev", "gateway", "local", "pmtu", "pmtu_expires", "pmtu_locked", "saddr", "version")
+
+    def __init__(
+        self, version: int, dev: Device, saddr: bytes, gateway: bytes | None = None, local: bool = False
+    ) -> None:
+        self.version = version
+        self.dev = dev
+        self.saddr = saddr  # preferred source address
+        self.gateway = gateway
+        self.local = local  # delivered to this host over loopback
+        self.pmtu = 0  # learned path MTU, 0 if none
+        self.pmtu_expires = NEVER
+        self.pmtu_locked = False  # below min_pmtu: fragments allowed, DF off (F-12)
+
+    def mtu(self, now: int) -> int:
+        """The path MTU in bytes: the learned one while fresh, else the device's."""
+        if self.pmtu:
+            if now < self.pmtu_expires:
+                return min(self.pmtu, self.dev.mtu)
+            self.pmtu = 0
+            self.pmtu_locked = False
+        return self.dev.mtu

@@ -1,0 +1,84 @@
+"""What a transport may ask of its host (Linux: `struct net`, and the IP layer's exits).
+
+`Stack` implements it. It stands below `tcp` and `udp` so that neither needs to import
+what is above it.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Protocol
+
+from ustack.sock.deadlines import Deadlines
+from ustack.sock.dst import Dst
+from ustack.sock.mib import Mib
+from ustack.sock.sysctl import Sysctl
+from ustack.wire.packet import Buffer
+
+if TYPE_CHECKING:
+    from ustack.sock.sock import Sock
+
+
+class Rng(Protocol):
+    """The part of random.Random that the core uses."""
+
+    def getrandbits(self, k: int, /) -> int: ...
+    def randrange(self, start: int, stop: int, /) -> int: ...
+    def random(self) -> float: ...
+
+
+class SeedSource(Protocol):
+    """Hands out named random streams (`ustack.seeds.Seeds`)."""
+
+    def stream(self, name: str) -> Rng: ...
+
+
+class Net(ABC):
+    """One host as its sockets see it."""
+
+    def __init__(self, sysctl: Sysctl, seeds: SeedSource, wall_ns: int = 0) -> None:
+        self.sysctl = sysctl
+        self.seeds = seeds
+        self.mib = Mib()
+        self.deadlines = Deadlines()
+        self.wall_ns = wall_ns  # add to `now` for the time of day (SO_TIMESTAMP)
+        self.trace: Callable[..., None] | None = None
+
+    @abstractmethod
+    def route(self, daddr: bytes, saddr: bytes | None = None, oif: int = 0) -> Dst:
+        """The path to `daddr`, from `saddr` if given. OSError ENETUNREACH if none,
+        EINVAL if `saddr` is not ours."""
+
+    @abstractmethod
+    def is_local(self, addr: bytes) -> bool:
+        """True if packets to `addr` are for this host (own, loopback, AnyIP prefix)."""
+
+    @abstractmethod
+    def queue_xmit(
+        self,
+        sk: Sock,
+        header: bytes,
+        payload: Sequence[Buffer],
+        payload_len: int,
+        gso_size: int,
+        charge: int,
+        now: int,
+    ) -> int:
+        """Send a transport packet of a connected socket along `sk.dst` (Linux:
+        `ip_queue_xmit`). The checksum field of `header` holds the folded pseudo-header
+        sum. Returns the device's verdict; on QUEUED, `charge` is on `sk.wmem_alloc`."""
+
+    @abstractmethod
+    def send_reply(
+        self,
+        proto: int,
+        saddr: bytes,
+        daddr: bytes,
+        header: bytes,
+        tos: int,
+        now: int,
+    ) -> None:
+        """Send a transport packet that belongs to no socket (RST, TIME_WAIT ACK,
+        SYN-ACK): DF set, id 0, default TTL. Checksum field as in `queue_xmit`. A packet
+        without a route is counted and dropped."""
