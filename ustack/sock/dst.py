@@ -7,7 +7,7 @@ a PMTU learned for a destination is seen by every socket that sends there.
 from __future__ import annotations
 
 from ustack.sock.deadlines import NEVER
-from ustack.wire.packet import Packet
+from ustack.wire.packet import Frame, Packet
 
 
 class Device:
@@ -32,6 +32,22 @@ class Device:
     def xmit(self, packet: Packet) -> int:
         """Take one packet: TAKEN, QUEUED or DROPPED. Never raises for what a peer or a
         full queue can cause."""
+        raise NotImplementedError
+
+
+class SoftDevice(Device):
+    """A device whose packets come back into a stack of this process: loopback, a pair.
+
+    `xmit` only queues. `Stack.run_softirq` looks at `pending` after the outermost call
+    into the core has returned and takes the frames with `drain`, in order.
+    """
+
+    def __init__(self, name: str, mtu: int, features: int = 0) -> None:
+        super().__init__(name, mtu, features)
+        self.pending = False
+
+    def drain(self) -> list[Frame]:
+        """Take every frame that waits for this device's own stack."""
         raise NotImplementedError
 
 
