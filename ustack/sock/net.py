@@ -14,7 +14,7 @@ from ustack.sock.deadlines import Deadlines
 from ustack.sock.dst import Dst
 from ustack.sock.mib import Mib
 from ustack.sock.sysctl import Sysctl
-from ustack.wire.packet import Buffer
+from ustack.wire.packet import Buffer, RxPacket
 
 if TYPE_CHECKING:
     from ustack.sock.sock import Sock
@@ -82,3 +82,8 @@ class Net(ABC):
         """Send a transport packet that belongs to no socket (RST, TIME_WAIT ACK,
         SYN-ACK): DF set, id 0, default TTL. Checksum field as in `queue_xmit`. A packet
         without a route is counted and dropped."""
+
+    @abstractmethod
+    def icmp_port_unreach(self, rx: RxPacket) -> None:
+        """Answer `rx` with a port unreachable error (Linux: `icmp_send`), unless the rules
+        of F-20 forbid it or the rate limit of F-21 withholds it."""
