@@ -1,0 +1,137 @@
+"""Names for sockets on a stack: numeric addresses, a hosts table, and whom to ask else.
+
+A stack has a network of its own, so the names of the machine it runs on mean nothing
+there unless the program says so (`delegate`). Without a delegate no lookup ever leaves
+the process.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Mapping, Sequence
+from typing import TypeAlias
+
+import trio
+
+Entry: TypeAlias = tuple[
+    socket.AddressFamily, socket.SocketKind, int, str, tuple[str, int] | tuple[str, int, int, int]
+]
+Host: TypeAlias = bytes | str | None
+Port: TypeAlias = bytes | str | int | None
+
+# AI_ADDRCONFIG asks which families the machine's own interfaces have, not the stack's.
+_FLAGS = ~socket.AI_ADDRCONFIG
+
+
+class SystemResolver(trio.abc.HostnameResolver):
+    """Asks the machine's own resolver, in a thread. For `Resolver(delegate=...)`."""
+
+    async def getaddrinfo(  # type: ignore[override]
+        self,
+        host: Host,
+        port: Port,
+        family: int = 0,
+        type: int = 0,  # noqa: A002
+        proto: int = 0,
+        flags: int = 0,
+    ) -> list[Entry]:
+        return await trio.to_thread.run_sync(  # type: ignore[return-value]
+            socket.getaddrinfo, host, port, family, type, proto, flags, abandon_on_cancel=True
+        )
+
+    async def getnameinfo(  # type: ignore[override]
+        self, sockaddr: tuple[str, int] | tuple[str, int, int, int], flags: int
+    ) -> tuple[str, str]:
+        return await trio.to_thread.run_sync(
+            socket.getnameinfo, sockaddr, flags, abandon_on_cancel=True
+        )
+
+
+class Resolver(trio.abc.HostnameResolver):
+    """Numeric addresses, then `hosts` (name -> numeric addresses), then `delegate`.
+
+    Without a delegate an unknown name is `socket.gaierror` EAI_NONAME at once. Names
+    compare without regard to case, as in DNS; "localhost" is always known.
+    """
+
+    def __init__(
+        self,
+        hosts: Mapping[str, str | Sequence[str]] | None = None,
+        delegate: trio.abc.HostnameResolver | None = None,
+    ) -> None:
+        self._hosts: dict[str, tuple[str, ...]] = {"localhost": ("::1", "127.0.0.1")}
+        for name, addresses in (hosts or {}).items():
+            listed = (addresses,) if isinstance(addresses, str) else tuple(addresses)
+            self._hosts[_fold(name)] = listed
+        self._delegate = delegate
+
+    async def getaddrinfo(  # type: ignore[override]
+        self,
+        host: Host,
+        port: Port,
+        family: int = 0,
+        type: int = 0,  # noqa: A002
+        proto: int = 0,
+        flags: int = 0,
+    ) -> list[Entry]:
+        """As `socket.getaddrinfo`. Raises `socket.gaierror`."""
+        await trio.lowlevel.checkpoint()
+        flags &= _FLAGS
+        listed = self._hosts.get(_fold(host)) if host is not None else None
+        if listed is not None and not flags & socket.AI_NUMERICHOST:
+            return _from_table(listed, port, family, type, proto, flags)
+        try:
+            return _numeric(host, port, family, type, proto, flags)
+        except socket.gaierror as exc:
+            wants_name = exc.errno == socket.EAI_NONAME and not flags & socket.AI_NUMERICHOST
+            if self._delegate is None or not wants_name:
+                raise
+        return await self._delegate.getaddrinfo(  # type: ignore[return-value]
+            host, port, family, type, proto, flags
+        )
+
+    async def getnameinfo(  # type: ignore[override]
+        self, sockaddr: tuple[str, int] | tuple[str, int, int, int], flags: int
+    ) -> tuple[str, str]:
+        """As `socket.getnameinfo`; what is not in the table stays numeric."""
+        await trio.lowlevel.checkpoint()
+        if not flags & socket.NI_NUMERICHOST:
+            for name, listed in self._hosts.items():
+                if sockaddr[0] in listed:
+                    numeric = socket.getnameinfo(sockaddr, flags | socket.NI_NUMERICHOST)
+                    return name, numeric[1]
+            if self._delegate is not None:
+                return await self._delegate.getnameinfo(sockaddr, flags)
+            if flags & socket.NI_NAMEREQD:
+                raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+        return socket.getnameinfo(sockaddr, flags | socket.NI_NUMERICHOST)
+
+
+def _fold(name: bytes | str) -> str:
+    text = name.decode("ascii", "surrogateescape") if isinstance(name, bytes) else name
+    return text.lower().removesuffix(".")
+
+
+def _numeric(
+    host: Host, port: Port, family: int, type_: int, proto: int, flags: int
+) -> list[Entry]:
+    found = socket.getaddrinfo(
+        host, port, family, type_, proto, flags | socket.AI_NUMERICHOST
+    )
+    return found  # type: ignore[return-value]
+
+
+def _from_table(
+    listed: Sequence[str], port: Port, family: int, type_: int, proto: int, flags: int
+) -> list[Entry]:
+    """The entries of a hosts line that `family` admits, in its order."""
+    found: list[Entry] = []
+    refusal: socket.gaierror | None = None
+    for address in listed:
+        try:
+            found += _numeric(address, port, family, type_, proto, flags)
+        except socket.gaierror as exc:
+            refusal = exc
+    if not found and refusal is not None:
+        raise refusal
+    return found

@@ -1,0 +1,602 @@
+"""A socket of a stack, as programs see it: `trio.socket.SocketType`, name by name.
+
+Problem: present the core's system calls (`sk.prot`, sock.proto) as trio's, and add as
+little as can be to what they cost: a `recv` or `send` that need not wait is one call
+into the core, one copy of the received bytes, and a light checkpoint.
+
+Every call has the same shape. Arguments are checked first. Then comes a cancellation
+point, then the call into the core with the time, then the driver's `after_call`
+(packets that the call has queued for this process are delivered there, and the timer is
+set). A result is returned; an operation in progress (`sock.wait.Op`) is driven by the
+adapter in `io.ops`. A call that did not wait gives way to other tasks only every
+`checkpoint_every` calls of the stack (`NetworkStack`): a full checkpoint costs as much
+as the call itself.
+
+Rules, as trio's where trio has one:
+* cancelling loses nothing. A call that has transferred n > 0 bytes returns n; one that
+  has transferred none raises Cancelled and has done nothing. A cancelled `connect`
+  closes the socket.
+* `close` wakes the tasks that are blocked in calls on the socket with
+  ClosedResourceError. Later calls raise OSError EBADF.
+* two tasks that receive from one stream socket at a time, or send to one, would tear
+  the stream apart: the second gets BusyResourceError. Datagram receivers, and tasks in
+  `accept`, share: each wakes one.
+* one deliberate difference: a call with MSG_DONTWAIT, or on a socket made with
+  SOCK_NONBLOCK or `setblocking(False)`, raises BlockingIOError at once, as the kernel
+  does. trio's own sockets wait there.
+* `fileno` is a number from 1 << 30 that no other socket of the stack has had: handed to
+  a real system call by mistake, it is EBADF there.
+
+There is no `__del__`: a socket lives until it is closed, or its stack is.
+"""
+
+from __future__ import annotations
+
+import errno
+import operator
+import socket
+import struct
+import sys
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, TypeVar, overload
+
+import trio
+
+from ustack.sock.errors import error
+from ustack.sock.sock import RecvMsg, Sock
+from ustack.sock.wait import POLLERR, POLLHUP, POLLIN, POLLOUT, Op, Wait
+from ustack.sockets import address as addresses
+from ustack.sockets import buffers
+from ustack.sockets.address import Native, SockAddr
+from ustack.tcp.sock import TcpSock
+from ustack.tcp.state import CLOSE, SYN_SENT
+
+if TYPE_CHECKING:
+    from types import TracebackType
+    from typing import Self
+
+    from typing_extensions import Buffer
+
+    from ustack.sock.proto import Proto
+    from ustack.sockets.stack import NetworkStack
+
+T = TypeVar("T")
+
+AncData = list[tuple[int, int, bytes]]
+
+_INT = struct.Struct("i")
+_READABLE = POLLIN | POLLERR | POLLHUP
+_WRITABLE = POLLOUT | POLLERR | POLLHUP
+_DEFAULT_BACKLOG = min(socket.SOMAXCONN, 128)
+
+
+def _until_ready(sk: Sock, mask: int, now: int) -> Op[None]:
+    """Wait for a poll bit of `mask`: level-triggered, as poll(2)."""
+    while not sk.prot.poll(sk, now) & mask:
+        now = yield Wait(sk.wait_queue, None)
+
+
+class SocketType(trio.socket.SocketType):
+    """A TCP or UDP socket of a `NetworkStack`, made by `NetworkStack.socket`.
+
+    The methods are those of `trio.socket.SocketType`; all raise OSError with the
+    kernel's errno, TypeError and ValueError as `socket.socket` does.
+    """
+
+    __slots__ = (
+        "_driver",
+        "_family",
+        "_fileno",
+        "_last_peer",
+        "_prot",
+        "_proto",
+        "_receiving",
+        "_sending",
+        "_sk",
+        "_stack",
+        "_type",
+        "_wr_shutdown",
+    )
+
+    def __init__(self, stack: NetworkStack, sk: Sock, proto: int, fileno: int) -> None:
+        super().__init__()
+        self._stack = stack
+        self._driver = stack.driver
+        self._sk: Sock | None = sk
+        self._prot: Proto = sk.prot
+        self._family = socket.AddressFamily(sk.family)
+        self._type = socket.SocketKind(sk.type)
+        self._proto = proto
+        self._fileno = fileno
+        self._wr_shutdown = False
+        self._receiving = False
+        self._sending = False
+        # the peer address last seen, in both forms: a server answers whom it heard
+        self._last_peer: tuple[object, Native] = (None, (b"", 0))
+        sk.socket = self
+
+    # -- what it is ----------------------------------------------------------------------
+
+    @property
+    def family(self) -> socket.AddressFamily:
+        return self._family
+
+    @property
+    def type(self) -> socket.SocketKind:
+        return self._type
+
+    @property
+    def proto(self) -> int:
+        return self._proto
+
+    @property
+    def did_shutdown_SHUT_WR(self) -> bool:
+        """True once `shutdown` has closed the sending half."""
+        return self._wr_shutdown
+
+    @property
+    def sk(self) -> Sock:
+        """The core's side of the socket, to look at. OSError EBADF once closed."""
+        return self._open()
+
+    def fileno(self) -> int:
+        """A number from 1 << 30, unique in the stack; -1 once closed."""
+        return self._fileno if self._sk is not None else -1
+
+    def __repr__(self) -> str:
+        if self._sk is None:
+            return "<ustack.SocketType [closed]>"
+        text = (
+            f"<ustack.SocketType fd={self._fileno}, family={self._family!s},"
+            f" type={self._type!s}, proto={self._proto}, laddr={self.getsockname()}"
+        )
+        try:
+            return f"{text}, raddr={self.getpeername()}>"
+        except OSError:
+            return f"{text}>"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def get_inheritable(self) -> bool:
+        """False: no other process can hold this socket."""
+        return False
+
+    def set_inheritable(self, inheritable: bool) -> None:
+        """OSError EOPNOTSUPP for true."""
+        if inheritable:
+            raise error(errno.EOPNOTSUPP)
+
+    def dup(self) -> SocketType:
+        """Not supported: OSError EOPNOTSUPP. There is no descriptor to share."""
+        raise error(errno.EOPNOTSUPP)
+
+    def detach(self) -> int:
+        """Not supported: OSError EOPNOTSUPP. There is no descriptor to give away."""
+        raise error(errno.EOPNOTSUPP)
+
+    def setblocking(self, flag: bool) -> None:
+        """False: calls that would wait raise BlockingIOError, as with O_NONBLOCK."""
+        self._open().nonblocking = not flag
+
+    def getblocking(self) -> bool:
+        return not self._open().nonblocking
+
+    # -- the shape of a call ---------------------------------------------------------------
+
+    def _open(self) -> Sock:
+        sk = self._sk
+        if sk is None:
+            raise error(errno.EBADF)
+        return sk
+
+    async def _drive(self, op: Op[T]) -> T:
+        """Wait for an operation in progress."""
+        return await self._stack.drive(op)
+
+    async def _refused(self) -> None:
+        """After a call that raised: others run, so that a loop of refused calls cannot
+        keep the driver from bringing what it waits for."""
+        self._driver.after_call()
+        await trio.lowlevel.cancel_shielded_checkpoint()
+
+    async def _resolve(self, address: object, call: str, local: bool) -> Native:
+        """`address` in the core's form. Names go to the stack's resolver (gaierror)."""
+        family = self._family
+        native = addresses.parse_numeric(family, address, call)
+        if native is None:
+            host, port, *_ = addresses.check_form(family, address, call)
+            native = await self._look_up(host, port, call, local)
+        return addresses.check_family(native, self._open().v6only, family, local)
+
+    async def _look_up(self, host: object, port: object, call: str, local: bool) -> Native:
+        flags = socket.AI_PASSIVE if local else 0
+        if self._family == socket.AF_INET6 and not self._open().v6only:
+            flags |= socket.AI_V4MAPPED
+        found = await self._stack.resolver.getaddrinfo(
+            host or None,  # type: ignore[arg-type]
+            port,  # type: ignore[arg-type]
+            self._family,
+            self._type,
+            self._proto,
+            flags,
+        )
+        native = addresses.parse_numeric(self._family, found[0][-1], call)
+        if native is None:
+            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+        return native
+
+    # -- addresses and connections -----------------------------------------------------------
+
+    async def bind(self, address: object) -> None:
+        """Bind to `(host, port)` or `(host, port, flowinfo, scope_id)`; port 0 picks one."""
+        native = await self._resolve(address, "bind", local=True)
+        await trio.lowlevel.checkpoint()
+        sk = self._open()
+        try:
+            self._prot.bind(sk, native, self._driver.now_ns())
+        finally:
+            self._driver.after_call()
+
+    def listen(self, backlog: int = _DEFAULT_BACKLOG) -> None:
+        """Accept connections; at most `backlog` wait for `accept` (bounded by somaxconn)."""
+        sk = self._open()
+        try:
+            self._prot.listen(sk, operator.index(backlog), self._driver.now_ns())
+        finally:
+            self._driver.after_call()
+
+    async def accept(self) -> tuple[SocketType, SockAddr]:
+        """The next connection and its peer's address. Several tasks may wait at once."""
+        await trio.lowlevel.checkpoint_if_cancelled()
+        sk = self._open()
+        try:
+            result = self._prot.accept(sk, self._driver.now_ns())
+        except OSError:
+            await self._refused()
+            raise
+        self._driver.after_call()
+        if not isinstance(result, Sock):
+            result = await self._drive(result)
+        else:
+            await self._stack.give_way()
+        peer = addresses.to_python(self._family, (result.daddr, result.dport))
+        return self._stack.adopt(result, self._proto), peer
+
+    async def connect(self, address: object) -> None:
+        """Connect to `address`. If this is cancelled the socket is closed, as in trio."""
+        try:
+            native = await self._resolve(address, "connect", local=False)
+            await trio.lowlevel.checkpoint_if_cancelled()
+            sk = self._open()
+            try:
+                result = self._prot.connect(sk, native, self._driver.now_ns())
+            except OSError:
+                await self._refused()
+                raise
+            self._driver.after_call()
+            if result is not None:
+                await self._drive(result)
+            else:
+                await self._stack.give_way()
+        except trio.Cancelled:
+            self.close()
+            raise
+
+    def disconnect(self) -> None:
+        """Dissolve the association, as connect(2) to AF_UNSPEC."""
+        sk = self._open()
+        try:
+            self._prot.connect(sk, None, self._driver.now_ns())
+        finally:
+            self._driver.after_call()
+
+    def getsockname(self) -> SockAddr:
+        sk = self._open()
+        return addresses.to_python(self._family, (sk.rcv_saddr or sk.saddr, sk.sport))
+
+    def getpeername(self) -> SockAddr:
+        """The peer's address. OSError ENOTCONN when there is none."""
+        sk = self._open()
+        if not sk.dport or (isinstance(sk, TcpSock) and sk.state in (CLOSE, SYN_SENT)):
+            raise error(errno.ENOTCONN)
+        return addresses.to_python(self._family, (sk.daddr, sk.dport))
+
+    def shutdown(self, flag: int) -> None:
+        """SHUT_RD, SHUT_WR or SHUT_RDWR. OSError ENOTCONN when not connected."""
+        sk = self._open()
+        try:
+            self._prot.shutdown(sk, operator.index(flag), self._driver.now_ns())
+        finally:
+            self._driver.after_call()
+        if flag in (socket.SHUT_WR, socket.SHUT_RDWR):
+            self._wr_shutdown = True
+
+    def close(self) -> None:
+        """Give the socket back; a stream's unsent data is still delivered.
+
+        With SO_LINGER and a time the close goes on in the background: a caller that wants
+        to wait for it uses `aclose`. Closing twice is fine.
+        """
+        op = self._begin_close()
+        if op is not None:
+            self._stack.drive_in_background(op)
+
+    async def aclose(self) -> None:
+        """`close`, then wait as close(2) does with SO_LINGER and a time."""
+        op = self._begin_close()
+        if op is not None:
+            await self._drive(op)
+        else:
+            await trio.lowlevel.checkpoint()
+
+    def _begin_close(self) -> Op[None] | None:
+        sk = self._sk
+        if sk is None:
+            return None
+        self._stack.forget(self._fileno)
+        self._sk = None
+        self._stack.wake_blocked(sk)
+        try:
+            return self._prot.close(sk, self._driver.now_ns())
+        finally:
+            self._driver.after_call()
+
+    # -- readiness ---------------------------------------------------------------------------
+
+    def is_readable(self) -> bool:
+        """True if a receive or an accept would not wait (poll's IN, ERR or HUP)."""
+        sk = self._open()
+        return bool(self._prot.poll(sk, self._driver.now_ns()) & _READABLE)
+
+    async def wait_readable(self) -> None:
+        """Wait until `is_readable`."""
+        await self._wait_for(_READABLE)
+
+    async def wait_writable(self) -> None:
+        """Wait until a send would take something, by poll's rule for OUT."""
+        await self._wait_for(_WRITABLE)
+
+    async def _wait_for(self, mask: int) -> None:
+        await trio.lowlevel.checkpoint_if_cancelled()
+        sk = self._open()
+        now = self._driver.now_ns()
+        if self._prot.poll(sk, now) & mask:
+            await self._stack.give_way()
+        else:
+            await self._drive(_until_ready(sk, mask, now))
+
+    # -- receiving -----------------------------------------------------------------------------
+
+    async def _receive(self, length: int, flags: int) -> RecvMsg:
+        await trio.lowlevel.checkpoint_if_cancelled()
+        sk = self._sk
+        if sk is None:
+            raise error(errno.EBADF)
+        if self._receiving:
+            raise trio.BusyResourceError("another task is receiving from this socket")
+        driver = self._driver
+        try:
+            result = self._prot.recvmsg(sk, length, flags, driver.now_ns())
+        except OSError:
+            await self._refused()
+            raise
+        driver.after_call()
+        if isinstance(result, RecvMsg):
+            await self._stack.give_way()
+            return result
+        if self._type != socket.SOCK_STREAM:
+            return await self._drive(result)
+        self._receiving = True
+        try:
+            return await self._drive(result)
+        finally:
+            self._receiving = False
+
+    def _peer(self, msg: RecvMsg) -> SockAddr | None:
+        """Where `msg` came from; None on a stream."""
+        native = msg.addr
+        if native is None:
+            return None
+        known, last = self._last_peer
+        if native != last or known is None:
+            known = addresses.to_python(self._family, native)
+            self._last_peer = (known, native)
+        return known  # type: ignore[return-value]
+
+    async def recv(self, buflen: int, flags: int = 0, /) -> bytes:
+        """At most `buflen` bytes; b"" at the end of the stream."""
+        chunks = (await self._receive(_length(buflen, "recv"), flags)).chunks
+        return bytes(chunks[0]) if len(chunks) == 1 else b"".join(chunks)
+
+    async def recv_into(self, buffer: Buffer, nbytes: int = 0, flags: int = 0) -> int:
+        """Receive into `buffer` (its first `nbytes`, all of it if 0); the number of bytes."""
+        view = buffers.writable(buffer, operator.index(nbytes), "recv_into")
+        msg = await self._receive(len(view), flags)
+        buffers.scatter(msg.chunks, (view,))
+        return msg.len
+
+    async def recvfrom(self, bufsize: int, flags: int = 0, /) -> tuple[bytes, SockAddr | None]:
+        """The bytes and the sender's address (None on a stream)."""
+        msg = await self._receive(_length(bufsize, "recvfrom"), flags)
+        return buffers.join(msg.chunks), self._peer(msg)
+
+    async def recvfrom_into(
+        self, buffer: Buffer, nbytes: int = 0, flags: int = 0
+    ) -> tuple[int, SockAddr | None]:
+        """As `recv_into`, with the sender's address (None on a stream)."""
+        view = buffers.writable(buffer, operator.index(nbytes), "recvfrom_into")
+        msg = await self._receive(len(view), flags)
+        buffers.scatter(msg.chunks, (view,))
+        return msg.len, self._peer(msg)
+
+    async def recvmsg(
+        self, bufsize: int, ancbufsize: int = 0, flags: int = 0, /
+    ) -> tuple[bytes, AncData, int, SockAddr | None]:
+        """(data, ancillary data, message flags, sender's address)."""
+        room = _length(ancbufsize, "recvmsg", "invalid ancillary data buffer length")
+        msg = await self._receive(_length(bufsize, "recvmsg"), flags)
+        control, cut = buffers.fit_control(msg.control, room)
+        return buffers.join(msg.chunks), control, msg.flags | cut, self._peer(msg)
+
+    async def recvmsg_into(
+        self, buffers_: Iterable[Buffer], ancbufsize: int = 0, flags: int = 0, /
+    ) -> tuple[int, AncData, int, SockAddr | None]:
+        """As `recvmsg`, into the buffers, each filled before the next."""
+        room = _length(ancbufsize, "recvmsg_into", "invalid ancillary data buffer length")
+        views = [buffers.writable(buffer, 0, "recvmsg_into") for buffer in buffers_]
+        msg = await self._receive(sum(map(len, views)), flags)
+        buffers.scatter(msg.chunks, views)
+        control, cut = buffers.fit_control(msg.control, room)
+        return msg.len, control, msg.flags | cut, self._peer(msg)
+
+    # -- sending -------------------------------------------------------------------------------
+
+    async def send(self, data: Buffer, flags: int = 0, /) -> int:
+        """Send; the number of bytes accepted, which a blocking stream makes all of them."""
+        if type(data) is not bytes:
+            data = buffers.immutable(data)
+        return await self._transmit(data, flags, None, ())
+
+    @overload
+    async def sendto(self, data: Buffer, address: object, /) -> int: ...
+
+    @overload
+    async def sendto(self, data: Buffer, flags: int, address: object, /) -> int: ...
+
+    async def sendto(self, data: Buffer, *args: object) -> int:
+        """`sendto(data[, flags], address)`."""
+        if not 1 <= len(args) <= 2:
+            raise TypeError(f"sendto() takes 2 or 3 arguments ({len(args) + 1} given)")
+        flags = operator.index(args[0]) if len(args) == 2 else 0  # type: ignore[arg-type]
+        to = await self._destination(args[-1], "sendto")
+        return await self._transmit(buffers.immutable(data), flags, to, ())
+
+    async def sendmsg(
+        self,
+        buffers_: Iterable[Buffer],
+        ancdata: Iterable[tuple[int, int, Buffer]] = (),
+        flags: int = 0,
+        address: object = None,
+        /,
+    ) -> int:
+        """Send the buffers as one message, with ancillary data (level, type, bytes)."""
+        data = buffers.gather(buffers_)
+        control = buffers.control(ancdata)
+        to = None if address is None else await self._destination(address, "sendmsg")
+        return await self._transmit(data, flags, to, control)
+
+    async def _destination(self, address: object, call: str) -> Native:
+        known, native = self._last_peer
+        if address is known and known is not None:
+            return native
+        native = await self._resolve(address, call, local=False)
+        self._last_peer = (address, native)
+        return native
+
+    async def _transmit(
+        self,
+        data: bytes | memoryview,
+        flags: int,
+        to: Native | None,
+        control: tuple[tuple[int, int, bytes], ...],
+    ) -> int:
+        await trio.lowlevel.checkpoint_if_cancelled()
+        sk = self._sk
+        if sk is None:
+            raise error(errno.EBADF)
+        if self._sending:
+            raise trio.BusyResourceError("another task is sending to this socket")
+        driver = self._driver
+        try:
+            result = self._prot.sendmsg(sk, data, flags, driver.now_ns(), to, control)
+        except OSError:
+            await self._refused()
+            raise
+        driver.after_call()
+        if isinstance(result, int):
+            await self._stack.give_way()
+            return result
+        if self._type != socket.SOCK_STREAM:
+            return await self._drive(result)
+        self._sending = True
+        try:
+            return await self._drive(result)
+        finally:
+            self._sending = False
+
+    # -- options -------------------------------------------------------------------------------
+
+    @overload
+    def getsockopt(self, level: int, optname: int) -> int: ...
+
+    @overload
+    def getsockopt(self, level: int, optname: int, buflen: int) -> bytes: ...
+
+    def getsockopt(self, level: int, optname: int, buflen: int | None = None) -> int | bytes:
+        """The option as an int, or as at most `buflen` (1-1024) bytes."""
+        sk = self._open()
+        now = self._driver.now_ns()
+        if not buflen:
+            value = self._prot.getsockopt(sk, level, optname, _INT.size, now)
+            return int.from_bytes(value, sys.byteorder, signed=True)
+        if not 0 < buflen <= 1024:
+            raise OSError("getsockopt buflen out of range")
+        return self._prot.getsockopt(sk, level, optname, buflen, now)
+
+    @overload
+    def setsockopt(self, level: int, optname: int, value: int | Buffer) -> None: ...
+
+    @overload
+    def setsockopt(self, level: int, optname: int, value: None, optlen: int) -> None: ...
+
+    def setsockopt(
+        self, level: int, optname: int, value: int | Buffer | None, optlen: int | None = None
+    ) -> None:
+        """Set an option to an int, to bytes, or (None, optlen) to no value of that length."""
+        raw = _option_value(level, value, optlen)
+        sk = self._open()
+        try:
+            self._prot.setsockopt(sk, level, optname, raw, self._driver.now_ns())
+        finally:
+            self._driver.after_call()
+
+    def ioctl(self, request: int) -> int:
+        """The number that ioctl(2) stores for `request`: SIOCINQ, SIOCOUTQ, SIOCOUTQNSD..."""
+        sk = self._open()
+        return self._prot.ioctl(sk, operator.index(request), self._driver.now_ns())
+
+
+def _length(value: int, call: str, complaint: str = "negative buffersize") -> int:
+    """`value` as a length: TypeError, ValueError as in `socket`."""
+    number = value if type(value) is int else operator.index(value)
+    if number < 0:
+        raise ValueError(f"{complaint} in {call}")
+    return number
+
+
+def _option_value(level: int, value: int | Buffer | None, optlen: int | None) -> bytes:
+    """What the kernel would read from the program for this setsockopt."""
+    if value is None:
+        if optlen is None:
+            raise TypeError("setsockopt() needs an optlen when value is None")
+        # A null pointer: IPv6 options read it as zero, the others fault on it.
+        if optlen and level != socket.IPPROTO_IPV6:
+            raise error(errno.EFAULT)
+        return bytes(optlen)
+    if optlen is not None:
+        raise TypeError("setsockopt() takes an optlen only when value is None")
+    if isinstance(value, int):
+        try:
+            return _INT.pack(value)
+        except struct.error:
+            raise TypeError(f"socket option out of the range of a C int: {value}") from None
+    return bytes(memoryview(value))
