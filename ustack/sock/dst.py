@@ -52,9 +52,26 @@ class SoftDevice(Device):
 
 
 class Dst:
-    """The path to one destination through one device."""
+    """The path to one destination through one device.
 
-    __slots__ = ("dev", "gateway", "local", "pmtu", "pmtu_expires", "pmtu_locked", "saddr", "version")
+    `daddr` is what goes into the packets: the destination asked for, or the loopback
+    address where that was the wildcard, which means this host. `obsolete`: routes or
+    addresses have changed since; ask `Net.route` again.
+    """
+
+    __slots__ = (
+        "broadcast",
+        "daddr",
+        "dev",
+        "gateway",
+        "local",
+        "obsolete",
+        "pmtu",
+        "pmtu_expires",
+        "pmtu_locked",
+        "saddr",
+        "version",
+    )
 
     def __init__(
         self, version: int, dev: Device, saddr: bytes, gateway: bytes | None = None, local: bool = False
@@ -64,6 +81,9 @@ class Dst:
         self.saddr = saddr  # preferred source address
         self.gateway = gateway
         self.local = local  # delivered to this host over loopback
+        self.daddr = b""
+        self.broadcast = False
+        self.obsolete = False
         self.pmtu = 0  # learned path MTU, 0 if none
         self.pmtu_expires = NEVER
         self.pmtu_locked = False  # below min_pmtu: fragments allowed, DF off (F-12)

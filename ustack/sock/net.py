@@ -70,6 +70,37 @@ class Net(ABC):
         sum. Returns the device's verdict; on QUEUED, `charge` is on `sk.wmem_alloc`."""
 
     @abstractmethod
+    def send_datagram(
+        self,
+        sk: Sock,
+        proto: int,
+        saddr: bytes,
+        daddr: bytes,
+        dst: Dst,
+        header: bytes,
+        payload: list[Buffer],
+        payload_len: int,
+        gso_size: int,
+        charge: int,
+        ttl: int,
+        tos: int,
+        now: int,
+    ) -> int:
+        """Send one datagram of `sk` along `dst`, in fragments if it must be (Linux:
+        `ip_make_skb`, `ip_send_skb`).
+
+        `header` is the transport header, its checksum field the folded pseudo-header sum,
+        or zero for no checksum. `ttl` -1 is the default. OSError EMSGSIZE: over 65,535
+        bytes, or over the path MTU on a socket that may not fragment. Returns the device's
+        verdict (DROPPED if any fragment was); what is QUEUED of `charge` is on
+        `sk.wmem_alloc`."""
+
+    @abstractmethod
+    def update_pmtu(self, daddr: bytes, mtu: int, now: int) -> None:
+        """A validated ICMP says that packets to `daddr` fit `mtu` bytes (F-11, F-12).
+        Seen at once by every socket that sends there, in `sk.dst.mtu(now)`."""
+
+    @abstractmethod
     def send_reply(
         self,
         proto: int,

@@ -72,7 +72,8 @@ class Sock:
 
     __slots__ = (
         "bindtodevice", "broadcast", "daddr", "dport", "dst", "err", "err_soft", "family",
-        "filter_drops", "freebind", "heap_at", "ip_id", "keepopen", "linger", "linger_time",
+        "filter_drops", "freebind", "heap_at", "ip_id", "ip_template", "keepopen", "linger",
+        "linger_time",
         "mark", "minttl", "net", "no_check", "nonblocking", "nospace", "oobinline",
         "pmtudisc", "priority", "protocol", "prot", "rcvbuf", "rcvlowat", "rcvtimeo", "recverr",
         "reuse", "reuseport", "rmem_alloc", "saddr", "rcv_saddr", "shutdown", "sndbuf", "sndtimeo",
@@ -106,6 +107,7 @@ class Sock:
         self.v6only = False
         self.freebind = False
         self.ip_id = 0
+        self.ip_template: object = None  # what `queue_xmit` keeps between packets
         # socket options
         self.reuse = False
         self.reuseport = False

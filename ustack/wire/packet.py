@@ -99,9 +99,9 @@ class Packet:
 class RxPacket:
     """What IP input hands to a transport: a `Frame` whose IP header has been checked.
 
-    `buf[l4:end]` is the transport header and payload, `buf[l3:]` the IP header. `segs`
-    is the number of wire packets (1, or more for a merged frame). `iif` is the index of
-    the device it came from, `now` its arrival time.
+    `buf[l4:end]` is the transport header and payload, `buf[l3:]` the IP header. `iif` is
+    the index of the device it came from, `now` its arrival time. `truesize` is 0, or for
+    a reassembled datagram the charge of its fragments (else `sock.truesize` has it).
     """
 
     __slots__ = (
@@ -117,6 +117,7 @@ class RxPacket:
         "proto",
         "src",
         "tos",
+        "truesize",
         "ttl",
     )
 
@@ -135,6 +136,7 @@ class RxPacket:
         csum_ok: bool,
         iif: int,
         now: int,
+        truesize: int = 0,
     ) -> None:
         self.buf = buf
         self.l3 = l3
@@ -149,3 +151,4 @@ class RxPacket:
         self.csum_ok = csum_ok
         self.iif = iif
         self.now = now
+        self.truesize = truesize
