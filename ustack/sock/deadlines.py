@@ -48,6 +48,11 @@ class Deadlines:
             self._serial += 1
             heappush(self._heap, (at, self._serial, owner))
 
+    def earliest(self) -> int:
+        """The first entry, which may be early: nothing is due before it. NEVER if none."""
+        heap = self._heap
+        return heap[0][0] if heap else NEVER
+
     def next_timeout(self) -> int:
         """When `run` should be called next, NEVER if nothing is armed. May be early once."""
         heap = self._heap

@@ -1,0 +1,115 @@
+"""Blocking calls under trio: the adapter of `sock.wait` operations.
+
+A call into the core either completes at once or returns an `Op`, a generator that yields
+a `Wait` whenever the kernel would sleep. `drive` parks the calling task on the wait's
+queue and resumes the generator when it is woken or its deadline has come:
+
+    await checkpoint_if_cancelled()
+    result = sk.prot.recvmsg(sk, n, flags, driver.now())
+    return await drive(driver, result)
+
+A cancel is a signal. Before the call: nothing happens. While it sleeps: `Interrupted` is
+thrown into the operation, and if that ends with what it had already transferred, the call
+returns that and stays uncancelled (the next one will notice). After it has completed: the
+result is returned; it must not be lost. So a completed call does not look for
+cancellation again, and yields to other tasks only every YIELD_EVERY calls: a checkpoint
+costs as much as the call.
+
+The task is on the queue from the moment the operation says so, with no await between,
+and leaves it on every path, so no wake-up is lost.
+
+Sleepers are reused: one that had a deadline may still have an entry in the heap of
+deadlines, which the next use moves instead of adding another. So the heap holds no more
+entries than there ever were sleepers at a time.
+"""
+
+from __future__ import annotations
+
+from types import GeneratorType
+from typing import TypeVar, cast
+
+from trio.lowlevel import (
+    Abort,
+    cancel_shielded_checkpoint,
+    current_task,
+    reschedule,
+    wait_task_rescheduled,
+)
+
+from ustack.io.driver import Driver
+from ustack.io.sleeper import Sleeper
+from ustack.sock.deadlines import NEVER
+from ustack.sock.wait import Interrupted, Op, Wait
+
+T = TypeVar("T")
+
+YIELD_EVERY = 64
+
+
+async def drive(driver: Driver, result: T | Op[T]) -> T:
+    """Finish a call into the core, whose `result` may be an operation. See above."""
+    if type(result) is not GeneratorType:
+        driver.kick()
+        driver.calls += 1
+        if driver.calls % YIELD_EVERY == 0:
+            await cancel_shielded_checkpoint()
+        return cast(T, result)
+    sleepers = driver.sleepers
+    sleeper = sleepers.pop() if sleepers else Sleeper()
+    op = cast("Op[T]", result)
+    try:
+        wait = next(op)
+        while not (done := await _sleep(driver, sleeper, op, wait)):
+            wait = op.send(driver.now())
+        return done[0]
+    except StopIteration as stop:
+        return cast(T, stop.value)
+    finally:
+        sleepers.append(sleeper)
+        driver.kick()
+
+
+async def _sleep(driver: Driver, sleeper: Sleeper, op: Op[T], wait: Wait) -> tuple[T] | tuple[()]:
+    """Sleep as `wait` says. Not empty if a cancel has ended the operation with a result;
+    an error with which it ended is raised."""
+    sleeper.prepare(wait)
+    try:
+        if sleeper.deadline < NEVER:
+            driver.stack.deadlines.arm(sleeper, sleeper.deadline)
+        # what the operation has done so far may wake us already, hence in this order
+        driver.kick()
+        if sleeper.woken:
+            await cancel_shielded_checkpoint()
+            return ()
+        return await _park(driver, sleeper, op)
+    finally:
+        sleeper.release(wait)
+
+
+async def _park(driver: Driver, sleeper: Sleeper, op: Op[T]) -> tuple[T] | tuple[()]:
+    done: tuple[T] | tuple[()] = ()
+    error: Exception | None = None
+    task = sleeper.task = current_task()
+
+    def abort(_: object) -> Abort:
+        nonlocal done, error
+        sleeper.woken = True
+        try:
+            op.throw(Interrupted())
+        except StopIteration as stop:
+            done = (stop.value,)
+        except Interrupted:
+            driver.kick()
+            return Abort.SUCCEEDED
+        except Exception as exc:
+            error = exc
+        else:
+            error = RuntimeError("an interrupted operation went to sleep again")
+        driver.kick()
+        reschedule(task)
+        return Abort.FAILED
+
+    await wait_task_rescheduled(abort)
+    if error is not None:
+        raise error
+    return done
