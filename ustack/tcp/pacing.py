@@ -1,0 +1,51 @@
+"""How fast, and in how large bursts: the pacing rate and the burst size it allows.
+
+The rate is what the window would send if it were spread over the round trip, with
+headroom to grow: 200 % in slow start, 120 % after. It is computed whether or not it is
+enforced, because it also sets the size of a burst: about one millisecond of it, and more
+on short paths, where a large burst costs nobody anything.
+
+Sources: Linux `tcp_update_pacing_rate`, `tcp_tso_autosize`.
+"""
+
+from __future__ import annotations
+
+from ustack.tcp.mss import GSO_MAX_SIZE
+
+PACING_UNLIMITED = (1 << 64) - 1  # SO_MAX_PACING_RATE when unset
+PACING_SHIFT = 10  # a burst is rate / 1024: about one millisecond
+
+
+def update_pacing_rate(
+    snd_cwnd: int,
+    ssthresh: int,
+    mss: int,
+    srtt_us: int,
+    ss_ratio: int = 200,
+    ca_ratio: int = 120,
+    max_pacing: int = PACING_UNLIMITED,
+    packets_out: int = 0,
+) -> int:
+    """The pacing rate in bytes/s. `srtt_us` is scaled by 8, 0 if there is no sample yet:
+    then the rate counts a round trip of 1/8 us, in effect no limit."""
+    rate = mss * 80_000 * (ss_ratio if snd_cwnd < ssthresh // 2 else ca_ratio)
+    rate *= max(snd_cwnd, packets_out)
+    if srtt_us:
+        rate //= srtt_us
+    return min(rate, max_pacing)
+
+
+def tso_segs(
+    pacing_rate: int,
+    min_rtt_us: int,
+    mss: int,
+    min_tso_segs: int = 2,
+    gso_max: int = GSO_MAX_SIZE,
+    tso_rtt_log: int = 9,
+) -> int:
+    """How many segments one transmission may carry (Linux: `tcp_tso_autosize`)."""
+    size = pacing_rate >> PACING_SHIFT
+    shift = min_rtt_us >> tso_rtt_log
+    if shift < 32:
+        size += gso_max >> shift
+    return max(min(size, gso_max) // mss, min_tso_segs)
