@@ -10,6 +10,7 @@ The three callbacks (`data_ready`, `write_space`, `state_change`) may only wake.
 from __future__ import annotations
 
 from errno import EAGAIN
+from typing import TYPE_CHECKING
 
 from ustack.sock.deadlines import NEVER
 from ustack.sock.dst import Dst
@@ -26,6 +27,9 @@ from ustack.sock.wait import (
     POLLWRNORM,
     WaitQueue,
 )
+
+if TYPE_CHECKING:
+    from ustack.sock.proto import Proto
 
 AF_UNSPEC, AF_INET, AF_INET6 = 0, 2, 10
 SOCK_STREAM, SOCK_DGRAM = 1, 2
@@ -47,6 +51,13 @@ MSG_OOB, MSG_PEEK, MSG_DONTROUTE, MSG_CTRUNC, MSG_PROBE = 0x1, 0x2, 0x4, 0x8, 0x
 MSG_TRUNC, MSG_DONTWAIT, MSG_EOR, MSG_WAITALL = 0x20, 0x40, 0x80, 0x100
 MSG_CONFIRM, MSG_ERRQUEUE, MSG_NOSIGNAL, MSG_MORE = 0x800, 0x2000, 0x4000, 0x8000
 MSG_ZEROCOPY, MSG_FASTOPEN = 0x4000000, 0x20000000
+
+# `inet_flags`: which control messages a receive call returns, and rarer switches
+F_PKTINFO, F_RECVTTL, F_RECVTOS, F_RECVORIGDSTADDR = 0x1, 0x2, 0x4, 0x8
+F_RECVPKTINFO6, F_RECVHOPLIMIT, F_RECVTCLASS, F_RECVORIGDSTADDR6 = 0x10, 0x20, 0x40, 0x80
+F_RXQ_OVFL = 0x100
+F_DONTROUTE, F_DONTFRAG, F_SELECT_ERR_QUEUE = 0x200, 0x400, 0x800
+F_RECV_CMSGS = 0x1FF  # any of the first two lines, or RXQ_OVFL
 
 
 class RecvMsg:
@@ -72,8 +83,8 @@ class Sock:
 
     __slots__ = (
         "bindtodevice", "broadcast", "daddr", "dport", "dst", "err", "err_soft", "family",
-        "filter_drops", "freebind", "heap_at", "ip_id", "ip_template", "keepopen", "linger",
-        "linger_time",
+        "filter_drops", "freebind", "heap_at", "inet_flags", "ip_id", "ip_template", "keepopen",
+        "linger", "linger_time", "max_pacing_rate", "wmem_queued",
         "mark", "minttl", "net", "no_check", "nonblocking", "nospace", "oobinline",
         "pmtudisc", "priority", "protocol", "prot", "rcvbuf", "rcvlowat", "rcvtimeo", "recverr",
         "reuse", "reuseport", "rmem_alloc", "saddr", "rcv_saddr", "shutdown", "sndbuf", "sndtimeo",
@@ -82,12 +93,13 @@ class Sock:
         "__weakref__",
     )
 
+    prot: Proto  # the protocol's call table, set by its sockets
+
     def __init__(self, net: Net, family: int, type_: int, protocol: int) -> None:
         self.net = net
         self.family = family
         self.type = type_
         self.protocol = protocol
-        self.prot: object = None  # the protocol's call table (`sock.proto.Proto`)
         self.socket: object = None  # the application's handle; None for an orphan
         # addresses: network-order bytes, b"" when unset; ports are ints, 0 when unset
         self.saddr = b""  # source of outgoing packets
@@ -106,6 +118,7 @@ class Sock:
         self.recverr = False
         self.v6only = False
         self.freebind = False
+        self.inet_flags = 0  # the rarer options, F_* above
         self.ip_id = 0
         self.ip_template: object = None  # what `queue_xmit` keeps between packets
         # socket options
@@ -124,6 +137,7 @@ class Sock:
         self.rcvtimeo = NEVER  # ns a blocking receive may wait
         self.sndtimeo = NEVER
         self.peek_off = -1
+        self.max_pacing_rate = 0  # bytes/s, 0: no limit
         self.nonblocking = False
         # state
         self.shutdown = 0
@@ -137,6 +151,7 @@ class Sock:
         self.rcvbuf = net.sysctl.rmem_default
         self.rmem_alloc = 0
         self.wmem_alloc = 0
+        self.wmem_queued = 0
         self.wait_queue = WaitQueue()
         self.heap_at = NEVER
 
@@ -169,6 +184,25 @@ class Sock:
         """Raise the pending error, if any."""
         if self.err:
             raise error(self.sock_error())
+
+    # -- what option tables call; protocols that differ override ---------------------------
+
+    @property
+    def listening(self) -> bool:
+        """Does it accept connections? (SO_ACCEPTCONN, and the rules of binding)"""
+        return False
+
+    def on_sndbuf_changed(self, now: int) -> None:
+        """SO_SNDBUF was set: there may be room now (Linux: `sock_def_write_space`)."""
+        if self.wmem_alloc << 1 <= self.sndbuf:
+            self.wake_writers()
+
+    def on_rcvbuf_changed(self, now: int) -> None:
+        """SO_RCVBUF was set."""
+
+    def set_rcvlowat(self, value: int, now: int) -> None:
+        """SO_RCVLOWAT; `value` is positive."""
+        self.rcvlowat = value
 
     # -- waiting -------------------------------------------------------------------------
 
