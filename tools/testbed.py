@@ -130,14 +130,12 @@ class Netns:
         self.fd = _unshared_fd()
         self.children: list[subprocess.Popen[str]] = []
         # No duplicate address detection (it would make every address wait a second), no
-        # reverse path filter, no memory of one run's congestion in the next, and the
-        # congestion control of nearly every machine, whatever this one prefers.
+        # reverse path filter, and no memory of one run's congestion in the next.
         self.sysctl("net/ipv6/conf/all/accept_dad", 0)
         self.sysctl("net/ipv6/conf/default/accept_dad", 0)
         self.sysctl("net/ipv4/conf/all/rp_filter", 0)
         self.sysctl("net/ipv4/conf/default/rp_filter", 0)
         self.sysctl("net/ipv4/tcp_no_metrics_save", 1)
-        self.sysctl("net/ipv4/tcp_congestion_control", "cubic")
         self.ip("link set lo up")
 
     @contextlib.contextmanager

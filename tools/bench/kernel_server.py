@@ -42,6 +42,7 @@ class Server:
         sock = socket.socket(family, socket.SOCK_STREAM)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.setblocking(False)
+        service.prepare(sock)  # inherited by what it accepts
         self._bind(sock, port)
         sock.listen(4096)
         serve = {
@@ -57,7 +58,6 @@ class Server:
                 while True:
                     conn, _ = sock.accept()
                     conn.setblocking(False)
-                    conn.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                     serve(conn)
 
         self.add(sock.fileno(), select.EPOLLIN, accept)

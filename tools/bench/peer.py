@@ -46,7 +46,7 @@ class Work:
     def connect(self, port: int) -> socket.socket:
         sock = socket.socket(service.family(self.address), socket.SOCK_STREAM)
         set_timeout(sock, STALLED_S * 1_000_000)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        service.prepare(sock)
         sock.connect((self.address, port))
         return sock
 

@@ -140,7 +140,10 @@ class KernelSockets:
     """The kernel's own stack in the same clothes."""
 
     def socket(self, family: int, type: int) -> Any:
-        return trio.socket.socket(family, type)
+        sock = socket.socket(family, type)
+        if type == socket.SOCK_STREAM:
+            service.prepare(sock)
+        return trio.socket.from_stdlib_socket(sock)
 
 
 @contextlib.asynccontextmanager

@@ -73,6 +73,14 @@ class Receipt:
         return json.dumps(self.result()).encode() + b"\n"
 
 
+def prepare(sock: socket.socket) -> None:
+    """Options of a kernel TCP socket on either end: no Nagle, and the congestion control
+    that nearly every machine has, whatever this one prefers (a namespace inherits it)."""
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    with contextlib.suppress(OSError):
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, b"cubic")
+
+
 def raise_file_limit() -> None:
     """As many descriptors as this process may have: 1,000 connections need them."""
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
