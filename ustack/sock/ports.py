@@ -12,7 +12,9 @@ without a look at its owners, so that connecting costs the same with ten or with
 thousand ports in use. Searches for connect start at a point that is hashed from the
 destination with a secret and moves on with each success (RFC 6056, algorithm 4), through
 the ports of the low end's parity, then the others; bind to port 0 starts with the other
-parity, so that the two seldom meet. UDP's bind to port 0 has no parity.
+parity, so that the two seldom meet. UDP's bind to port 0 has no parity. Where Linux scans
+all of one parity before the other, this looks at the nearest 128 ports of both first: a
+host with one parity used up would else look at 14,000 ports for every connection.
 
 Conflict: same port, overlapping device, overlapping address (equal, or one is the
 wildcard; an IPv6 wildcard covers IPv4 unless v6only), and no sharing agreement. The
@@ -38,6 +40,7 @@ from ustack.wire.packet import IPPROTO_UDP
 
 _AF_INET6 = 10
 _PERTURB_SIZE = 256
+_NEAR = 128
 
 
 class PortOwner(Protocol):
@@ -249,19 +252,38 @@ class PortTable:
             remaining &= ~1
         index, base = self._hashed_start(sk)
         offset = (base + self._perturb[index]) % remaining & ~1
-        buckets = self._buckets
-        for parity in (0, 1):
-            for i in range(0, remaining, 2):
+        near = min(remaining, _NEAR)
+        for parity, first, end in (
+            (0, 0, near), (1, 0, near), (0, near, remaining), (1, near, remaining),
+        ):  # fmt: skip
+            i = self._scan_shared(is_unique, low, offset + parity, first, end, remaining)
+            if i >= 0:
                 port = low + (offset + parity + i) % remaining
-                bucket = buckets.get(port)
-                if bucket is None or (not bucket.bound and is_unique(port)):
-                    if not i and not self._rng.getrandbits(4):
-                        i = 2  # noise: the next port cannot be told from this one
-                    self._perturb[index] += i + 2
-                    self._bucket(port).add(sk, False)
-                    sk.sport = port
-                    return port
+                if not i and not self._rng.getrandbits(4):
+                    i = 2  # noise: the next port cannot be told from this one
+                self._perturb[index] += i + 2
+                self._bucket(port).add(sk, False)
+                sk.sport = port
+                return port
         raise error(EADDRNOTAVAIL)
+
+    def _scan_shared(
+        self,
+        is_unique: Callable[[int], bool],
+        low: int,
+        offset: int,
+        first: int,
+        end: int,
+        remaining: int,
+    ) -> int:
+        """The first i of range(first, end, 2) whose port connect may use, -1 if none."""
+        buckets = self._buckets
+        for i in range(first, end, 2):
+            port = low + (offset + i) % remaining
+            bucket = buckets.get(port)
+            if bucket is None or (not bucket.bound and is_unique(port)):
+                return i
+        return -1
 
     def _hashed_start(self, sk: PortClient) -> tuple[int, int]:
         """Which perturbation cell, and where to start, for this destination."""
