@@ -28,7 +28,7 @@ def ones_sum(data: bytes) -> int:
 def ip_header(addrs: tuple[bytes, bytes], proto: int, length: int, ident: int) -> bytes:
     if len(addrs[0]) == 16:
         return struct.pack(">IHBB", 6 << 28, length, proto, 64) + addrs[0] + addrs[1]
-    head = struct.pack(">BBHHHBBH", 0x45, 0, 20 + length, ident, 0x4000, 64, proto, 0)
+    head = struct.pack(">BBHHHBBH", 0x45, 0, 20 + length, ident & 0xFFFF, 0x4000, 64, proto, 0)
     head += addrs[0] + addrs[1]
     return head[:10] + struct.pack(">H", 0xFFFF - ones_sum(head)) + head[12:]
 

@@ -18,8 +18,6 @@ a UDP datagram carries its own length. A UDP checksum of zero is sent as 0xFFFF.
 
 Sums are kept modulo 65535, which is what one's complement addition of 16-bit words is
 (RFC 1071), except that 0xFFFF appears as 0; `-sum % 65535` is then the checksum field.
-A long integer is first folded in half twice, because 65535 divides 2**(16 k) - 1: that
-is cheaper than dividing all of it.
 
 Limits: the pseudo header takes the addresses of the IP header, so a packet with an
 IPv6 routing header must arrive with its checksum complete. Frames that do not parse
@@ -61,35 +59,23 @@ _UDP = Struct(">4sHH")  # ports, length, checksum
 _H = Struct(">H")
 
 
-def _sum(data: Buffer) -> int:
-    """The sum of `data` as big-endian words modulo 65535, a last odd byte padded."""
+def word_sum(data: Buffer) -> int:
+    """The sum of `data` as big-endian words modulo 65535, a last odd byte padded.
+
+    Four short integers added up and divided once cost a third less than one long one
+    (1.7 against 2.4 us for 1448 bytes)."""
     n = len(data)
-    total = int.from_bytes(data, "big")
-    bits = n * 8
-    while bits > 4096:
-        bits = ((bits >> 1) + 15) & ~15
-        total = (total >> bits) + (total & ((1 << bits) - 1))
-    return (total % 65535) << 8 if n & 1 else total % 65535
-
-
-def _sums(pieces: Sequence[Buffer]) -> list[int]:
-    """`_sum` of each piece; all but the last are of one length."""
-    if len(pieces) < 3:
-        return [_sum(piece) for piece in pieces]
-    size = len(pieces[0])
-    half = (size >> 2) << 4
-    quarter = (half >> 5) << 4
-    half_mask, quarter_mask = (1 << half) - 1, (1 << quarter) - 1
+    b = n >> 3 << 1
+    c = b + b
+    d = c + b
     from_bytes = int.from_bytes
-    sums = []
-    for piece in pieces[:-1]:
-        x = from_bytes(piece, "big")
-        x = (x >> half) + (x & half_mask)
-        sums.append(((x >> quarter) + (x & quarter_mask)) % 65535)
-    if size & 1:
-        sums = [x << 8 for x in sums]
-    sums.append(_sum(pieces[-1]))
-    return sums
+    last = from_bytes(data[d:], "big")
+    if n & 1:
+        last <<= 8
+    return (
+        from_bytes(data[:b], "big") + from_bytes(data[b:c], "big") + from_bytes(data[c:d], "big")
+        + last
+    ) % 65535  # fmt: skip
 
 
 def _cut(payload: Sequence[Buffer], size: int) -> list[Buffer]:
@@ -129,7 +115,7 @@ def _ip_headers(header: bytes, l4: int, count: int, full: int, last: int) -> lis
         return [most] * (count - 1) + [_IP6.pack(head, l4 - 40 + last) + tail]
     first, _, ident, middle, _ = _IP4.unpack_from(header)
     tail = header[12:l4]
-    base = _sum(first + middle + tail)
+    base = word_sum(first + middle + tail)
     total = l4 + full
     headers = []
     pack = _IP4.pack
@@ -159,17 +145,17 @@ def _tcp_segments(packet: Packet) -> list[Packet]:
     options = header[l4 + 20 :]
     hlen = 20 + len(options)
     ips = _ip_headers(header, l4, count, hlen + size, hlen + last)
-    base = _pseudo(header, IPPROTO_TCP) + _sum(ports + ack + options) + window + urgent
+    base = _pseudo(header, IPPROTO_TCP) + word_sum(ports + ack + options) + window + urgent
     base += hlen + size
     bits = flags & ~(PSH | FIN)
     out: list[Packet] = []
     pack, append = _TCP.pack, out.append
     end = count - 1
-    for ip, piece, total in zip(ips, pieces, _sums(pieces), strict=True):
+    for ip, piece in zip(ips, pieces, strict=True):
         if len(out) == end:
             bits = bits & ~CWR | flags & (PSH | FIN)
             base += last - size
-        csum = -(base + seq + bits + total) % 65535
+        csum = -(base + seq + bits + word_sum(piece)) % 65535
         tcp = pack(ports, seq, ack, bits, window, csum, urgent)
         append(Packet(ip + tcp + options, (piece,), len(piece)))
         seq = (seq + size) & 0xFFFFFFFF
@@ -183,12 +169,12 @@ def _udp_segments(packet: Packet) -> list[Packet]:
     pieces = _cut(packet.payload, size)
     ports = header[l4 : l4 + 4]
     ips = _ip_headers(header, l4, len(pieces), 8 + size, 8 + len(pieces[-1]))
-    base = _pseudo(header, IPPROTO_UDP) + _sum(ports)
+    base = _pseudo(header, IPPROTO_UDP) + word_sum(ports)
     out: list[Packet] = []
     pack, append = _UDP.pack, out.append
-    for ip, piece, total in zip(ips, pieces, _sums(pieces), strict=True):
+    for ip, piece in zip(ips, pieces, strict=True):
         n = len(piece)
-        csum = -(base + 2 * (8 + n) + total) % 65535 or 0xFFFF
+        csum = -(base + 2 * (8 + n) + word_sum(piece)) % 65535 or 0xFFFF
         append(Packet(ip + pack(ports, 8 + n, csum), (piece,), n))
     return out
 
@@ -199,9 +185,9 @@ def _complete(packet: Packet) -> Packet:
     at = start + packet.csum_offset
     payload = packet.payload
     if len(payload) == 1 and not (len(header) - start) & 1:
-        total = _sum(header[start:]) + _sum(payload[0])
+        total = word_sum(header[start:]) + word_sum(payload[0])
     else:
-        total = _sum(b"".join((header[start:], *payload)))
+        total = word_sum(b"".join((header[start:], *payload)))
     csum = -total % 65535
     if not csum and packet.csum_offset == UDP_CSUM_OFFSET:
         csum = 0xFFFF
