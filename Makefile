@@ -1,5 +1,5 @@
-# A fresh Debian 12 with python3, python3-venv and make is enough for every target but
-# `test`, whose kernel tests also want root and the packages that .ci/run installs.
+# A fresh Debian 12 with python3, python3-venv and make is enough for every target. `test`
+# installs more Debian packages where it may; the tests marked kernel also want root.
 
 PYTHON ?= python3
 VENV   ?= .venv
@@ -32,9 +32,11 @@ demo: $(STAMP)
 	@$(BIN)/ustack demo $(ARGS)
 
 test: $(STAMP)
+	@.ci/packages
 	$(BIN)/python -m pytest -m "not slow" $(ARGS)
 
 test-long: $(STAMP)
+	@.ci/packages
 	HYPOTHESIS_PROFILE=long $(BIN)/python -m pytest --timeout=900 $(ARGS)
 
 lint: $(STAMP)

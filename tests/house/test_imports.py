@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,18 @@ def tree(tmp_path: Path) -> Path:
         ROOT / "ustack", tmp_path / "ustack", ignore=shutil.ignore_patterns("__pycache__")
     )
     return tmp_path
+
+
+def test_every_sans_io_module_is_under_contract() -> None:
+    config = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    contract = config["tool"]["importlinter"]["contracts"][1]
+    core = ("wire", "sock", "tcp", "udp", "ip", "stack", "link", "sim")
+    there = {
+        f"ustack.{name}"
+        for name in core
+        if (ROOT / "ustack" / name).is_dir() or (ROOT / "ustack" / f"{name}.py").is_file()
+    }
+    assert set(contract["source_modules"]) == there
 
 
 def test_the_contracts_hold(tree: Path) -> None:
