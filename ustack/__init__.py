@@ -1,0 +1,62 @@
+"""A userspace TCP/IP stack whose socket queues behave like Linux's.
+
+    async with ustack.open_tun("ustack0") as stack:
+        sock = stack.socket(socket.AF_INET, socket.SOCK_STREAM)
+        await sock.connect(("10.9.0.1", 80))
+
+The names below are for trio programs. They are imported when first used, so that the
+core (`ustack.stack` and what is below it) can be used without trio and without a TUN.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ustack.io.preflight import PreflightError
+    from ustack.seeds import Seeds
+    from ustack.sock.sysctl import Sysctl
+    from ustack.sockets.open import open_memory_pair, open_tun
+    from ustack.sockets.resolver import Resolver, SystemResolver
+    from ustack.sockets.socket import SocketType
+    from ustack.sockets.stack import NetworkStack, SocketFactory, Statistics
+
+__all__ = [
+    "NetworkStack",
+    "PreflightError",
+    "Resolver",
+    "Seeds",
+    "SocketFactory",
+    "SocketType",
+    "Statistics",
+    "Sysctl",
+    "SystemResolver",
+    "open_memory_pair",
+    "open_tun",
+]
+
+_HOMES = {
+    "NetworkStack": "ustack.sockets.stack",
+    "PreflightError": "ustack.io.preflight",
+    "Resolver": "ustack.sockets.resolver",
+    "Seeds": "ustack.seeds",
+    "SocketFactory": "ustack.sockets.stack",
+    "SocketType": "ustack.sockets.socket",
+    "Statistics": "ustack.sockets.stack",
+    "Sysctl": "ustack.sock.sysctl",
+    "SystemResolver": "ustack.sockets.resolver",
+    "open_memory_pair": "ustack.sockets.open",
+    "open_tun": "ustack.sockets.open",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(_HOMES[name]), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

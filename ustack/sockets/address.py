@@ -34,9 +34,7 @@ def check_form(family: int, address: object, call: str) -> tuple[object, ...]:
     if family == AF_INET and len(address) != 2:
         raise TypeError("AF_INET address must be a pair (host, port)")
     if not 2 <= len(address) <= 4:
-        raise TypeError(
-            "AF_INET6 address must be a tuple (host, port[, flowinfo[, scopeid]])"
-        )
+        raise TypeError("AF_INET6 address must be a tuple (host, port[, flowinfo[, scopeid]])")
     return address
 
 

@@ -12,7 +12,6 @@ import socket
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from ustack.sock.sock import RecvMsg
 from ustack.wire.packet import Buffer as CoreBuffer
 
 if TYPE_CHECKING:
@@ -93,9 +92,12 @@ def control(messages: Iterable[tuple[int, int, Buffer]]) -> tuple[tuple[int, int
     """The ancillary data of a sendmsg in the core's form. TypeError as in `socket`."""
     out = []
     for item in messages:
-        if not isinstance(item, tuple) or len(item) != 3:
-            raise TypeError("[sendmsg() ancillary data items] must be (level, type, data) tuples")
-        level, kind, data = item
+        try:
+            level, kind, data = item
+        except (TypeError, ValueError):
+            raise TypeError(
+                "[sendmsg() ancillary data items] must be (level, type, data) tuples"
+            ) from None
         out.append((int(level), int(kind), bytes(memoryview(data))))
     return tuple(out)
 
@@ -118,8 +120,3 @@ def fit_control(
         fitted.append((level, kind, data))
         room -= min(room, socket.CMSG_SPACE(len(data)))
     return fitted, 0
-
-
-def total_length(msg: RecvMsg) -> int:
-    """The bytes that `msg` really holds; `msg.len` may be more (MSG_TRUNC)."""
-    return sum(map(len, msg.chunks))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import TypeAlias
 
 import trio
@@ -31,13 +32,12 @@ class SystemResolver(trio.abc.HostnameResolver):
         host: Host,
         port: Port,
         family: int = 0,
-        type: int = 0,  # noqa: A002
+        type: int = 0,
         proto: int = 0,
         flags: int = 0,
     ) -> list[Entry]:
-        return await trio.to_thread.run_sync(  # type: ignore[return-value]
-            socket.getaddrinfo, host, port, family, type, proto, flags, abandon_on_cancel=True
-        )
+        ask = partial(_getaddrinfo, host, port, family, type, proto, flags)
+        return await trio.to_thread.run_sync(ask, abandon_on_cancel=True)
 
     async def getnameinfo(  # type: ignore[override]
         self, sockaddr: tuple[str, int] | tuple[str, int, int, int], flags: int
@@ -59,10 +59,10 @@ class Resolver(trio.abc.HostnameResolver):
         hosts: Mapping[str, str | Sequence[str]] | None = None,
         delegate: trio.abc.HostnameResolver | None = None,
     ) -> None:
-        self._hosts: dict[str, tuple[str, ...]] = {"localhost": ("::1", "127.0.0.1")}
+        self._hosts: dict[bytes, tuple[str, ...]] = {b"localhost": ("::1", "127.0.0.1")}
         for name, addresses in (hosts or {}).items():
             listed = (addresses,) if isinstance(addresses, str) else tuple(addresses)
-            self._hosts[_fold(name)] = listed
+            self._hosts[_fold(_encode(name) or b"")] = listed
         self._delegate = delegate
 
     async def getaddrinfo(  # type: ignore[override]
@@ -70,27 +70,29 @@ class Resolver(trio.abc.HostnameResolver):
         host: Host,
         port: Port,
         family: int = 0,
-        type: int = 0,  # noqa: A002
+        type: int = 0,
         proto: int = 0,
         flags: int = 0,
     ) -> list[Entry]:
         """As `socket.getaddrinfo`. Raises `socket.gaierror`."""
         await trio.lowlevel.checkpoint()
         flags &= _FLAGS
-        listed = self._hosts.get(_fold(host)) if host is not None else None
+        name = _encode(host)
+        listed = self._hosts.get(_fold(name)) if name is not None else None
         if listed is not None and not flags & socket.AI_NUMERICHOST:
             return _from_table(listed, port, family, type, proto, flags)
+        numeric = flags | socket.AI_NUMERICHOST
         try:
-            return _numeric(host, port, family, type, proto, flags)
+            return _getaddrinfo(name, port, family, type, proto, numeric)
         except socket.gaierror as exc:
-            wants_name = exc.errno == socket.EAI_NONAME and not flags & socket.AI_NUMERICHOST
+            wants_name = exc.errno == socket.EAI_NONAME and flags != numeric
             if self._delegate is None or not wants_name:
                 raise
         return await self._delegate.getaddrinfo(  # type: ignore[return-value]
-            host, port, family, type, proto, flags
+            name, port, family, type, proto, flags
         )
 
-    async def getnameinfo(  # type: ignore[override]
+    async def getnameinfo(
         self, sockaddr: tuple[str, int] | tuple[str, int, int, int], flags: int
     ) -> tuple[str, str]:
         """As `socket.getnameinfo`; what is not in the table stays numeric."""
@@ -99,7 +101,7 @@ class Resolver(trio.abc.HostnameResolver):
             for name, listed in self._hosts.items():
                 if sockaddr[0] in listed:
                     numeric = socket.getnameinfo(sockaddr, flags | socket.NI_NUMERICHOST)
-                    return name, numeric[1]
+                    return name.decode("ascii"), numeric[1]
             if self._delegate is not None:
                 return await self._delegate.getnameinfo(sockaddr, flags)
             if flags & socket.NI_NAMEREQD:
@@ -107,18 +109,19 @@ class Resolver(trio.abc.HostnameResolver):
         return socket.getnameinfo(sockaddr, flags | socket.NI_NUMERICHOST)
 
 
-def _fold(name: bytes | str) -> str:
-    text = name.decode("ascii", "surrogateescape") if isinstance(name, bytes) else name
-    return text.lower().removesuffix(".")
+def _encode(name: Host) -> bytes | None:
+    """The form in which resolvers are asked, and DNS is. UnicodeError if it has none."""
+    return name.encode("idna") if isinstance(name, str) else name
 
 
-def _numeric(
+def _fold(name: bytes) -> bytes:
+    return name.lower().removesuffix(b".")
+
+
+def _getaddrinfo(
     host: Host, port: Port, family: int, type_: int, proto: int, flags: int
 ) -> list[Entry]:
-    found = socket.getaddrinfo(
-        host, port, family, type_, proto, flags | socket.AI_NUMERICHOST
-    )
-    return found  # type: ignore[return-value]
+    return socket.getaddrinfo(host, port, family, type_, proto, flags)  # type: ignore[return-value]
 
 
 def _from_table(
@@ -129,7 +132,9 @@ def _from_table(
     refusal: socket.gaierror | None = None
     for address in listed:
         try:
-            found += _numeric(address, port, family, type_, proto, flags)
+            found += _getaddrinfo(
+                address, port, family, type_, proto, flags | socket.AI_NUMERICHOST
+            )
         except socket.gaierror as exc:
             refusal = exc
     if not found and refusal is not None:

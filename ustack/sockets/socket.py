@@ -38,13 +38,14 @@ import socket
 import struct
 import sys
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, TypeVar, overload
+from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
 
 import trio
 
+from ustack.io.ops import drive
 from ustack.sock.errors import error
 from ustack.sock.sock import RecvMsg, Sock
-from ustack.sock.wait import POLLERR, POLLHUP, POLLIN, POLLOUT, Op, Wait
+from ustack.sock.wait import POLLERR, POLLHUP, POLLIN, POLLOUT, Interrupted, Op, Wait
 from ustack.sockets import address as addresses
 from ustack.sockets import buffers
 from ustack.sockets.address import Native, SockAddr
@@ -52,6 +53,7 @@ from ustack.tcp.sock import TcpSock
 from ustack.tcp.state import CLOSE, SYN_SENT
 
 if TYPE_CHECKING:
+    import builtins
     from types import TracebackType
     from typing import Self
 
@@ -84,7 +86,9 @@ class SocketType(trio.socket.SocketType):
     """
 
     __slots__ = (
+        "_blocked",
         "_driver",
+        "_ended",
         "_family",
         "_fileno",
         "_last_peer",
@@ -111,6 +115,8 @@ class SocketType(trio.socket.SocketType):
         self._wr_shutdown = False
         self._receiving = False
         self._sending = False
+        self._blocked: list[Op[Any]] = []  # what our tasks are waiting for
+        self._ended: dict[Op[Any], tuple[Any] | None] = {}  # ended by `close`: their results
         # the peer address last seen, in both forms: a server answers whom it heard
         self._last_peer: tuple[object, Native] = (None, (b"", 0))
         sk.socket = self
@@ -160,7 +166,7 @@ class SocketType(trio.socket.SocketType):
 
     def __exit__(
         self,
-        exc_type: type[BaseException] | None,
+        exc_type: builtins.type[BaseException] | None,
         exc_value: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
@@ -199,13 +205,36 @@ class SocketType(trio.socket.SocketType):
         return sk
 
     async def _drive(self, op: Op[T]) -> T:
-        """Wait for an operation in progress."""
-        return await self._stack.drive(op)
+        """Wait for an operation in progress. ClosedResourceError if `close` ends it."""
+        blocked = self._blocked
+        blocked.append(op)
+        try:
+            result = await drive(self._driver, op)
+        finally:
+            blocked.remove(op)
+        if op in self._ended:
+            outcome = self._ended.pop(op)
+            if outcome is None:
+                raise trio.ClosedResourceError("another task closed this socket")
+            return cast(T, outcome[0])
+        return result
+
+    def _end_blocked(self, sk: Sock) -> None:
+        """End the operations in progress, as a cancel would, and wake their tasks."""
+        for op in self._blocked:
+            self._ended[op] = None
+            try:
+                op.throw(Interrupted())
+            except StopIteration as stop:
+                self._ended[op] = (stop.value,)
+            except (Interrupted, OSError):
+                pass
+        sk.wait_queue.wake_all(-1)
 
     async def _refused(self) -> None:
         """After a call that raised: others run, so that a loop of refused calls cannot
         keep the driver from bringing what it waits for."""
-        self._driver.after_call()
+        self._driver.kick()
         await trio.lowlevel.cancel_shielded_checkpoint()
 
     async def _resolve(self, address: object, call: str, local: bool) -> Native:
@@ -242,28 +271,28 @@ class SocketType(trio.socket.SocketType):
         await trio.lowlevel.checkpoint()
         sk = self._open()
         try:
-            self._prot.bind(sk, native, self._driver.now_ns())
+            self._prot.bind(sk, native, self._driver.now())
         finally:
-            self._driver.after_call()
+            self._driver.kick()
 
     def listen(self, backlog: int = _DEFAULT_BACKLOG) -> None:
         """Accept connections; at most `backlog` wait for `accept` (bounded by somaxconn)."""
         sk = self._open()
         try:
-            self._prot.listen(sk, operator.index(backlog), self._driver.now_ns())
+            self._prot.listen(sk, operator.index(backlog), self._driver.now())
         finally:
-            self._driver.after_call()
+            self._driver.kick()
 
     async def accept(self) -> tuple[SocketType, SockAddr]:
         """The next connection and its peer's address. Several tasks may wait at once."""
         await trio.lowlevel.checkpoint_if_cancelled()
         sk = self._open()
         try:
-            result = self._prot.accept(sk, self._driver.now_ns())
+            result = self._prot.accept(sk, self._driver.now())
         except OSError:
             await self._refused()
             raise
-        self._driver.after_call()
+        self._driver.kick()
         if not isinstance(result, Sock):
             result = await self._drive(result)
         else:
@@ -278,11 +307,11 @@ class SocketType(trio.socket.SocketType):
             await trio.lowlevel.checkpoint_if_cancelled()
             sk = self._open()
             try:
-                result = self._prot.connect(sk, native, self._driver.now_ns())
+                result = self._prot.connect(sk, native, self._driver.now())
             except OSError:
                 await self._refused()
                 raise
-            self._driver.after_call()
+            self._driver.kick()
             if result is not None:
                 await self._drive(result)
             else:
@@ -295,9 +324,9 @@ class SocketType(trio.socket.SocketType):
         """Dissolve the association, as connect(2) to AF_UNSPEC."""
         sk = self._open()
         try:
-            self._prot.connect(sk, None, self._driver.now_ns())
+            self._prot.connect(sk, None, self._driver.now())
         finally:
-            self._driver.after_call()
+            self._driver.kick()
 
     def getsockname(self) -> SockAddr:
         sk = self._open()
@@ -314,9 +343,9 @@ class SocketType(trio.socket.SocketType):
         """SHUT_RD, SHUT_WR or SHUT_RDWR. OSError ENOTCONN when not connected."""
         sk = self._open()
         try:
-            self._prot.shutdown(sk, operator.index(flag), self._driver.now_ns())
+            self._prot.shutdown(sk, operator.index(flag), self._driver.now())
         finally:
-            self._driver.after_call()
+            self._driver.kick()
         if flag in (socket.SHUT_WR, socket.SHUT_RDWR):
             self._wr_shutdown = True
 
@@ -344,18 +373,18 @@ class SocketType(trio.socket.SocketType):
             return None
         self._stack.forget(self._fileno)
         self._sk = None
-        self._stack.wake_blocked(sk)
+        self._end_blocked(sk)
         try:
-            return self._prot.close(sk, self._driver.now_ns())
+            return self._prot.close(sk, self._driver.now())
         finally:
-            self._driver.after_call()
+            self._driver.kick()
 
     # -- readiness ---------------------------------------------------------------------------
 
     def is_readable(self) -> bool:
         """True if a receive or an accept would not wait (poll's IN, ERR or HUP)."""
         sk = self._open()
-        return bool(self._prot.poll(sk, self._driver.now_ns()) & _READABLE)
+        return bool(self._prot.poll(sk, self._driver.now()) & _READABLE)
 
     async def wait_readable(self) -> None:
         """Wait until `is_readable`."""
@@ -368,7 +397,7 @@ class SocketType(trio.socket.SocketType):
     async def _wait_for(self, mask: int) -> None:
         await trio.lowlevel.checkpoint_if_cancelled()
         sk = self._open()
-        now = self._driver.now_ns()
+        now = self._driver.now()
         if self._prot.poll(sk, now) & mask:
             await self._stack.give_way()
         else:
@@ -384,13 +413,14 @@ class SocketType(trio.socket.SocketType):
         if self._receiving:
             raise trio.BusyResourceError("another task is receiving from this socket")
         driver = self._driver
+        now = driver.now()
         try:
-            result = self._prot.recvmsg(sk, length, flags, driver.now_ns())
+            result = self._prot.recvmsg(sk, length, flags, now)
         except OSError:
             await self._refused()
             raise
-        driver.after_call()
         if isinstance(result, RecvMsg):
+            driver.after_call(now)
             await self._stack.give_way()
             return result
         if self._type != socket.SOCK_STREAM:
@@ -516,13 +546,14 @@ class SocketType(trio.socket.SocketType):
         if self._sending:
             raise trio.BusyResourceError("another task is sending to this socket")
         driver = self._driver
+        now = driver.now()
         try:
-            result = self._prot.sendmsg(sk, data, flags, driver.now_ns(), to, control)
+            result = self._prot.sendmsg(sk, data, flags, now, to, control)
         except OSError:
             await self._refused()
             raise
-        driver.after_call()
         if isinstance(result, int):
+            driver.after_call(now)
             await self._stack.give_way()
             return result
         if self._type != socket.SOCK_STREAM:
@@ -544,7 +575,7 @@ class SocketType(trio.socket.SocketType):
     def getsockopt(self, level: int, optname: int, buflen: int | None = None) -> int | bytes:
         """The option as an int, or as at most `buflen` (1-1024) bytes."""
         sk = self._open()
-        now = self._driver.now_ns()
+        now = self._driver.now()
         if not buflen:
             value = self._prot.getsockopt(sk, level, optname, _INT.size, now)
             return int.from_bytes(value, sys.byteorder, signed=True)
@@ -565,14 +596,14 @@ class SocketType(trio.socket.SocketType):
         raw = _option_value(level, value, optlen)
         sk = self._open()
         try:
-            self._prot.setsockopt(sk, level, optname, raw, self._driver.now_ns())
+            self._prot.setsockopt(sk, level, optname, raw, self._driver.now())
         finally:
-            self._driver.after_call()
+            self._driver.kick()
 
     def ioctl(self, request: int) -> int:
         """The number that ioctl(2) stores for `request`: SIOCINQ, SIOCOUTQ, SIOCOUTQNSD..."""
         sk = self._open()
-        return self._prot.ioctl(sk, operator.index(request), self._driver.now_ns())
+        return self._prot.ioctl(sk, operator.index(request), self._driver.now())
 
 
 def _length(value: int, call: str, complaint: str = "negative buffersize") -> int:

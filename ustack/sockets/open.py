@@ -1,0 +1,166 @@
+"""Making stacks: on a TUN interface of this machine, or two joined in memory.
+
+A stack lives as long as its `async with` block. Inside, one background task drives it;
+an error in that task is a bug of the stack, cancels the block and comes out of it. At
+the end the sockets that are still open are closed, their FINs delivered if the peers
+answer within `grace`, and the devices removed.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import ExitStack, asynccontextmanager
+from typing import BinaryIO
+
+import trio
+
+from ustack.io.driver import Driver, Source
+from ustack.io.memory import memory_pair
+from ustack.io.netlink import configure_link
+from ustack.io.timebase import TrioTime
+from ustack.io.tun import open_tun_device
+from ustack.observe.pcapng import CaptureDevice, PcapngWriter, Tap
+from ustack.seeds import Seeds
+from ustack.sock.dst import Device
+from ustack.sock.sysctl import Sysctl
+from ustack.sockets.resolver import Resolver
+from ustack.sockets.stack import NetworkStack
+from ustack.stack import Stack
+from ustack.wire.addr import parse_cidr
+from ustack.wire.packet import Frame
+
+GRACE = 2.0  # s
+
+
+@asynccontextmanager
+async def open_tun(
+    name: str = "ustack0",
+    *,
+    addresses: Sequence[str] = ("10.9.0.2/24", "fd00:9::2/64"),
+    peers: Sequence[str] = ("10.9.0.1/24", "fd00:9::1/64"),
+    mtu: int = 1500,
+    offload: bool = True,
+    routes: Sequence[str] = (),
+    seed: int | None = None,
+    sysctl: Sysctl | None = None,
+    pcap: str | os.PathLike[str] | None = None,
+    resolver: Resolver | None = None,
+    grace: float = GRACE,
+) -> AsyncIterator[NetworkStack]:
+    """A stack on the TUN interface `name`, which is made for it and goes away with it.
+
+    `addresses` (CIDR) are the stack's own, `peers` those of the kernel's end of the link;
+    `routes` are prefixes behind the stack that the kernel should send through it.
+    `offload`: exchange segments of up to 64 KiB with the kernel. `seed` makes ISNs, ports
+    and hash secrets repeatable. `pcap`: record every packet to that file (pcapng).
+    `grace`: seconds to wait at the end for connections to close.
+
+    Needs CAP_NET_ADMIN in the network namespace. `ustack.PreflightError`, which says what
+    is missing and what mends it, if the machine does not allow it; ValueError for an
+    address that is none.
+    """
+    with ExitStack() as cleanup:
+        source, device = open_tun_device(name, mtu, offload)
+        cleanup.callback(source.close)
+        configure_link(source.name, mtu, peers, routes)
+        file = cleanup.enter_context(open(pcap, "wb")) if pcap is not None else None
+        core = Stack(sysctl or Sysctl(), Seeds(seed), time.time_ns() - time.monotonic_ns())
+        driver = Driver(core)
+        cleanup.callback(driver.close)
+        _attach(core, driver, source, device, addresses, file)
+        async with _running(core, driver, resolver, grace) as stack:
+            yield stack
+
+
+@asynccontextmanager
+async def open_memory_pair(
+    *,
+    addresses: tuple[Sequence[str], Sequence[str]] = (
+        ("10.9.0.2/24", "fd00:9::2/64"),
+        ("10.9.0.1/24", "fd00:9::1/64"),
+    ),
+    mtu: int = 1500,
+    seed: int | None = None,
+    sysctl: tuple[Sysctl | None, Sysctl | None] = (None, None),
+    grace: float = GRACE,
+) -> AsyncIterator[tuple[NetworkStack, NetworkStack]]:
+    """Two stacks joined by a cable that exists only in this process: no privileges.
+
+    They run by trio's clock, so a `trio.testing.MockClock` moves their timers too.
+    """
+    devices = memory_pair(mtu)
+    with ExitStack() as cleanup:
+        hosts = []
+        for i, device in enumerate(devices):
+            host_seed = None if seed is None else seed * 2 + i
+            core = Stack(sysctl[i] or Sysctl(), Seeds(host_seed), 0)
+            timebase = TrioTime()
+            driver = Driver(core, timebase)
+            cleanup.callback(driver.close)
+            device.on_frames = timebase.wake
+            _attach(core, driver, device, device, addresses[i], None)
+            hosts.append((core, driver))
+        (left_core, left_driver), (right_core, right_driver) = hosts
+        async with (
+            _running(left_core, left_driver, None, grace) as left,
+            _running(right_core, right_driver, None, grace) as right,
+        ):
+            yield left, right
+
+
+def _attach(
+    core: Stack,
+    driver: Driver,
+    source: Source,
+    device: Device,
+    addresses: Sequence[str],
+    capture: BinaryIO | None,
+) -> None:
+    """Put `device` below the stack, with its addresses; record it if asked to."""
+    if capture is not None:
+        tap = Tap(PcapngWriter(capture, device.name), time.time_ns, device.mtu)
+        source, device = _Recorded(source, tap), CaptureDevice(device, tap)
+    core.add_device(device)
+    for cidr in addresses:
+        core.add_address(device, *parse_cidr(cidr))
+    driver.add_device(source, device)
+
+
+class _Recorded:
+    """A source whose frames are recorded as they come in."""
+
+    def __init__(self, source: Source, tap: Tap) -> None:
+        self._source = source
+        self._tap = tap
+        self.fileno = source.fileno
+
+    def read_batch(self) -> list[Frame]:
+        frames = self._source.read_batch()
+        self._tap.inbound(frames)
+        return frames
+
+
+@asynccontextmanager
+async def _running(
+    core: Stack, driver: Driver, resolver: Resolver | None, grace: float
+) -> AsyncIterator[NetworkStack]:
+    """The stack with its driver running; closed down at the end, whatever ended it.
+
+    Exceptions come out as they were raised, not wrapped by the nursery.
+    """
+    try:
+        async with trio.open_nursery() as nursery:
+            await nursery.start(driver.run)
+            stack = NetworkStack(core, driver, nursery, resolver)
+            try:
+                yield stack
+            finally:
+                with trio.CancelScope(shield=True):
+                    await stack.aclose(grace)
+                nursery.cancel_scope.cancel()
+    except BaseExceptionGroup as group:
+        if len(group.exceptions) == 1:
+            raise group.exceptions[0] from group.exceptions[0].__cause__
+        raise
