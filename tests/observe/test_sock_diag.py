@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 import socket
+import struct
 import subprocess
 from collections.abc import Iterator
 
@@ -14,7 +15,8 @@ from hypothesis import strategies as st
 
 from tools import testbed
 from ustack.observe import sock_diag
-from ustack.observe.sock_diag import KernelSocket, SkMeminfo, SockDiag
+from ustack.observe.sock_diag import KernelSocket, SockDiag
+from ustack.observe.ss import Skmem
 
 Pair = tuple[socket.socket, socket.socket]
 FAMILIES = [socket.AF_INET, socket.AF_INET6]
@@ -60,7 +62,7 @@ def test_queues_are_the_kernels(pair: Pair) -> None:
     received, sent = look(server), look(client)
     assert (received.state, received.rqueue, received.wqueue) == ("ESTAB", 5000, 0)
     assert (sent.state, sent.rqueue, sent.wqueue, sent.unacked) == ("ESTAB", 0, 0, 0)
-    assert received.meminfo.rmem_alloc >= 5000
+    assert received.skmem.rmem >= 5000
     assert received.get("tcpi_bytes_received") == sent.get("tcpi_bytes_acked") - 1 == 5000
     server.recv(5000, socket.MSG_WAITALL)
     assert look(server).rqueue == 0
@@ -78,7 +80,7 @@ def test_a_stuck_sender_shows_what_was_never_sent(pair: Pair) -> None:
     # What has arrived and is not acknowledged yet is in both queues.
     assert sent.wqueue < queued <= sent.wqueue + received.rqueue
     assert 0 < sent.notsent <= sent.wqueue
-    assert sent.meminfo.wmem_queued > sent.wqueue
+    assert sent.skmem.wmem_queued > sent.wqueue
     assert f"notsent:{sent.notsent}" in str(sent)
 
 
@@ -98,8 +100,8 @@ def test_info_and_meminfo_equal_getsockopt(pair: Pair) -> None:
     )
     so_meminfo = 55
     raw = client.getsockopt(socket.SOL_SOCKET, so_meminfo, 36)
-    assert sock_diag._meminfo(raw) == seen.meminfo
-    assert seen.meminfo.sndbuf == client.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
+    assert Skmem(*struct.unpack("9I", raw)) == seen.skmem
+    assert seen.skmem.sndbuf == client.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
     congestion = client.getsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, 16)
     assert seen.congestion.encode() == congestion.rstrip(b"\0")
 
@@ -170,7 +172,8 @@ def test_closing_states(pair: Pair) -> None:
         client.close()
         last = diag.lookup(here, there)
     assert last is not None
-    assert (last.state, last.info, last.meminfo) == ("TIME-WAIT", {}, SkMeminfo())
+    assert (last.state, last.info) == ("TIME-WAIT", {})
+    assert str(last.skmem) == "skmem:(r0,rb0,t0,tb0,f0,w0,o0,bl0,d0)"
 
 
 @pytest.mark.kernel

@@ -20,8 +20,10 @@ import shutil
 import socket
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Self
+
+from ustack.observe.ss import Skmem
 
 NETLINK_SOCK_DIAG = 4
 SOCK_DIAG_BY_FAMILY = 20
@@ -68,25 +70,8 @@ _TCP_INFO = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class SkMeminfo:
-    """SO_MEMINFO: bytes the socket is charged for and its limits (ss: `skmem:(...)`)."""
-
-    rmem_alloc: int = 0
-    rcvbuf: int = 0
-    wmem_alloc: int = 0
-    sndbuf: int = 0
-    fwd_alloc: int = 0
-    wmem_queued: int = 0
-    optmem: int = 0
-    backlog: int = 0
-    drops: int = 0
-
-    def __str__(self) -> str:
-        return (
-            f"skmem:(r{self.rmem_alloc},rb{self.rcvbuf},t{self.wmem_alloc},tb{self.sndbuf},"
-            f"f{self.fwd_alloc},w{self.wmem_queued},o{self.optmem},bl{self.backlog},d{self.drops})"
-        )
+_SKMEM_FIELDS = len(fields(Skmem))
+_NO_SKMEM = Skmem(*[0] * _SKMEM_FIELDS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +84,7 @@ class KernelSocket:
     rqueue: int  # bytes received and not read; of a listener, connections not accepted
     wqueue: int  # bytes sent and not acknowledged; of a listener, the backlog
     congestion: str = ""
-    meminfo: SkMeminfo = field(default_factory=SkMeminfo)
+    skmem: Skmem = _NO_SKMEM
     info: dict[str, int] = field(default_factory=dict)
 
     def get(self, name: str) -> int:
@@ -137,7 +122,7 @@ class KernelSocket:
         """Two lines as `ss -tinm` prints them, with the fields that explain a queue."""
         get = self.get
         ends = " ".join(f"{host}:{port}" for host, port in (self.local, self.remote))
-        values = [str(self.meminfo), self.congestion]
+        values = [str(self.skmem), self.congestion]
         if get("tcpi_snd_wscale") or get("tcpi_rcv_wscale"):
             values.append(f"wscale:{get('tcpi_snd_wscale')},{get('tcpi_rcv_wscale')}")
         values.append(f"rto:{self.rto_us / 1000:g}")
@@ -240,7 +225,7 @@ def parse(message: bytes) -> KernelSocket:
         rqueue,
         wqueue,
         attrs.get(INET_DIAG_CONG, b"").rstrip(b"\0").decode("ascii", "replace"),
-        _meminfo(attrs.get(INET_DIAG_SKMEMINFO, b"")),
+        _skmem(attrs.get(INET_DIAG_SKMEMINFO, b"")),
         tcp_info(attrs.get(INET_DIAG_INFO, b"")),
     )
 
@@ -273,9 +258,9 @@ def ss_command(local: tuple[str, int], remote: tuple[str, int]) -> list[str] | N
     return [program, "-tinmH", "src", ends[0], "dst", ends[1]]
 
 
-def _meminfo(data: bytes) -> SkMeminfo:
-    count = min(len(data) // 4, len(SkMeminfo.__dataclass_fields__))
-    return SkMeminfo(*struct.unpack_from(f"={count}I", data))
+def _skmem(data: bytes) -> Skmem:
+    known = data[: 4 * _SKMEM_FIELDS].ljust(4 * _SKMEM_FIELDS, b"\0")
+    return Skmem(*struct.unpack(f"={_SKMEM_FIELDS}I", known))
 
 
 def _attributes(data: bytes) -> Iterator[tuple[int, bytes]]:
