@@ -49,7 +49,7 @@ class FakeProto:
     name = "fake"
 
     def bind(self, sk, addr, now):
-        if sk.sport:
+        if sk.sport or addr[0] == b"\1\1\1\1":
             raise error(errno.EINVAL)
         sk.rcv_saddr, sk.sport = addr[0], addr[1] or 40000
 
@@ -69,7 +69,12 @@ class FakeProto:
             sk.daddr, sk.dport = b"", 0
             return None
         sk.daddr, sk.dport = addr
-        return self._connect(sk) if sk.type == SOCK_STREAM else None
+        answer = sk.net.answers.get(addr[0])
+        if isinstance(answer, int):
+            raise error(answer)
+        if answer is not None:
+            sk.peer = answer
+        return self._connect(sk) if sk.type == SOCK_STREAM and sk.peer is None else None
 
     def _connect(self, sk):
         while sk.peer is None:
@@ -192,6 +197,7 @@ class FakeStack(Net):
         self.devices: list = []
         self.made: list[FakeSock] = []
         self.prot = FakeProto()
+        self.answers: dict[bytes, int | FakeSock] = {}  # to connects; silence if not there
 
     def socket(self, family, type_, protocol):
         sk = FakeSock(self, family, type_, protocol)

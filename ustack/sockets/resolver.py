@@ -39,7 +39,7 @@ class SystemResolver(trio.abc.HostnameResolver):
         ask = partial(_getaddrinfo, host, port, family, type, proto, flags)
         return await trio.to_thread.run_sync(ask, abandon_on_cancel=True)
 
-    async def getnameinfo(  # type: ignore[override]
+    async def getnameinfo(
         self, sockaddr: tuple[str, int] | tuple[str, int, int, int], flags: int
     ) -> tuple[str, str]:
         return await trio.to_thread.run_sync(

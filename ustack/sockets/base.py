@@ -1,0 +1,295 @@
+"""What every call of a socket shares, and the calls that never wait.
+
+See `sockets.socket` for the rules.
+"""
+
+from __future__ import annotations
+
+import errno
+import operator
+import socket
+import struct
+import sys
+from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
+
+import trio
+
+from ustack.io.ops import drive
+from ustack.sock.errors import error
+from ustack.sock.sock import Sock
+from ustack.sock.wait import Interrupted, Op
+from ustack.sockets import address as addresses
+from ustack.sockets.address import Native, SockAddr
+from ustack.tcp.sock import TcpSock
+from ustack.tcp.state import CLOSE, SYN_SENT
+
+if TYPE_CHECKING:
+    import builtins
+    from types import TracebackType
+    from typing import Self
+
+    from typing_extensions import Buffer
+
+    from ustack.sock.proto import Proto
+    from ustack.sockets.stack import NetworkStack
+
+T = TypeVar("T")
+
+_INT = struct.Struct("i")
+
+
+class BaseSocket(trio.socket.SocketType):
+    """A core socket, its stack, and the tasks that wait for it."""
+
+    __slots__ = (
+        "_blocked",
+        "_driver",
+        "_ended",
+        "_family",
+        "_fileno",
+        "_last_peer",
+        "_prot",
+        "_proto",
+        "_receiving",
+        "_sending",
+        "_sk",
+        "_stack",
+        "_type",
+        "_wr_shutdown",
+    )
+
+    def __init__(self, stack: NetworkStack, sk: Sock, proto: int, fileno: int) -> None:
+        super().__init__()
+        self._stack = stack
+        self._driver = stack.driver
+        self._sk: Sock | None = sk
+        self._prot: Proto = sk.prot
+        self._family = socket.AddressFamily(sk.family)
+        self._type = socket.SocketKind(sk.type)
+        self._proto = proto
+        self._fileno = fileno
+        self._wr_shutdown = False
+        self._receiving = False
+        self._sending = False
+        self._blocked: list[Op[Any]] = []  # what our tasks are waiting for
+        self._ended: dict[Op[Any], tuple[Any] | None] = {}  # ended by `close`: their results
+        # the peer address last seen, in both forms: a server answers whom it heard
+        self._last_peer: tuple[object, Native] = (None, (b"", 0))
+        sk.socket = self
+
+    # -- what it is ----------------------------------------------------------------------
+
+    @property
+    def family(self) -> socket.AddressFamily:
+        return self._family
+
+    @property
+    def type(self) -> socket.SocketKind:
+        return self._type
+
+    @property
+    def proto(self) -> int:
+        return self._proto
+
+    @property
+    def did_shutdown_SHUT_WR(self) -> bool:
+        """True once `shutdown` has closed the sending half."""
+        return self._wr_shutdown
+
+    @property
+    def sk(self) -> Sock:
+        """The core's side of the socket, to look at. OSError EBADF once closed."""
+        return self._open()
+
+    def fileno(self) -> int:
+        """A number from 1 << 30, unique in the stack; -1 once closed."""
+        return self._fileno if self._sk is not None else -1
+
+    def __repr__(self) -> str:
+        if self._sk is None:
+            return "<ustack.SocketType [closed]>"
+        text = (
+            f"<ustack.SocketType fd={self._fileno}, family={self._family!s},"
+            f" type={self._type!s}, proto={self._proto}, laddr={self.getsockname()}"
+        )
+        try:
+            return f"{text}, raddr={self.getpeername()}>"
+        except OSError:
+            return f"{text}>"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: builtins.type[BaseException] | None,
+        exc_value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def get_inheritable(self) -> bool:
+        """False: no other process can hold this socket."""
+        return False
+
+    def set_inheritable(self, inheritable: bool) -> None:
+        """OSError EOPNOTSUPP for true."""
+        if inheritable:
+            raise error(errno.EOPNOTSUPP)
+
+    def dup(self) -> BaseSocket:
+        """Not supported: OSError EOPNOTSUPP. There is no descriptor to share."""
+        raise error(errno.EOPNOTSUPP)
+
+    def detach(self) -> int:
+        """Not supported: OSError EOPNOTSUPP. There is no descriptor to give away."""
+        raise error(errno.EOPNOTSUPP)
+
+    def setblocking(self, flag: bool) -> None:
+        """False: calls that would wait raise BlockingIOError, as with O_NONBLOCK."""
+        self._open().nonblocking = not flag
+
+    def getblocking(self) -> bool:
+        return not self._open().nonblocking
+
+    # -- the shape of a call ---------------------------------------------------------------
+
+    def _open(self) -> Sock:
+        sk = self._sk
+        if sk is None:
+            raise error(errno.EBADF)
+        return sk
+
+    async def _drive(self, op: Op[T]) -> T:
+        """Wait for an operation in progress. ClosedResourceError if `close` ends it."""
+        blocked = self._blocked
+        blocked.append(op)
+        try:
+            result = await drive(self._driver, op)
+        finally:
+            blocked.remove(op)
+        if op in self._ended:
+            outcome = self._ended.pop(op)
+            if outcome is None:
+                raise trio.ClosedResourceError("another task closed this socket")
+            return cast(T, outcome[0])
+        return result
+
+    def _end_blocked(self, sk: Sock) -> None:
+        """End the operations in progress, as a cancel would, and wake their tasks."""
+        for op in self._blocked:
+            self._ended[op] = None
+            try:
+                op.throw(Interrupted())
+            except StopIteration as stop:
+                self._ended[op] = (stop.value,)
+            except (Interrupted, OSError):
+                pass
+        sk.wait_queue.wake_all(-1)
+
+    async def _refused(self) -> None:
+        """After a call that raised: others run, so that a loop of refused calls cannot
+        keep the driver from bringing what it waits for."""
+        self._driver.kick()
+        await trio.lowlevel.cancel_shielded_checkpoint()
+
+    # -- names, options, the end --------------------------------------------------------------
+
+    def getsockname(self) -> SockAddr:
+        sk = self._open()
+        return addresses.to_python(self._family, (sk.rcv_saddr or sk.saddr, sk.sport))
+
+    def getpeername(self) -> SockAddr:
+        """The peer's address. OSError ENOTCONN when there is none."""
+        sk = self._open()
+        if not sk.dport or (isinstance(sk, TcpSock) and sk.state in (CLOSE, SYN_SENT)):
+            raise error(errno.ENOTCONN)
+        return addresses.to_python(self._family, (sk.daddr, sk.dport))
+
+    @overload
+    def getsockopt(self, level: int, optname: int) -> int: ...
+
+    @overload
+    def getsockopt(self, level: int, optname: int, buflen: int) -> bytes: ...
+
+    def getsockopt(self, level: int, optname: int, buflen: int | None = None) -> int | bytes:
+        """The option as an int, or as at most `buflen` (1-1024) bytes."""
+        sk = self._open()
+        now = self._driver.now()
+        if not buflen:
+            value = self._prot.getsockopt(sk, level, optname, _INT.size, now)
+            return int.from_bytes(value, sys.byteorder, signed=True)
+        if not 0 < buflen <= 1024:
+            raise OSError("getsockopt buflen out of range")
+        return self._prot.getsockopt(sk, level, optname, buflen, now)
+
+    @overload
+    def setsockopt(self, level: int, optname: int, value: int | Buffer) -> None: ...
+
+    @overload
+    def setsockopt(self, level: int, optname: int, value: None, optlen: int) -> None: ...
+
+    def setsockopt(
+        self, level: int, optname: int, value: int | Buffer | None, optlen: int | None = None
+    ) -> None:
+        """Set an option to an int, to bytes, or (None, optlen) to no value of that length."""
+        raw = _option_value(level, value, optlen)
+        sk = self._open()
+        try:
+            self._prot.setsockopt(sk, level, optname, raw, self._driver.now())
+        finally:
+            self._driver.kick()
+
+    def ioctl(self, request: int) -> int:
+        """The number that ioctl(2) stores for `request`: SIOCINQ, SIOCOUTQ, SIOCOUTQNSD..."""
+        sk = self._open()
+        return self._prot.ioctl(sk, operator.index(request), self._driver.now())
+
+    def close(self) -> None:
+        """Give the socket back; a stream's unsent data is still delivered.
+
+        With SO_LINGER and a time the close goes on in the background: a caller that wants
+        to wait for it uses `aclose`. Closing twice is fine.
+        """
+        op = self._begin_close()
+        if op is not None:
+            self._stack.drive_in_background(op)
+
+    async def aclose(self) -> None:
+        """`close`, then wait as close(2) does with SO_LINGER and a time."""
+        op = self._begin_close()
+        if op is not None:
+            await self._drive(op)
+        else:
+            await trio.lowlevel.checkpoint()
+
+    def _begin_close(self) -> Op[None] | None:
+        sk = self._sk
+        if sk is None:
+            return None
+        self._stack.forget(self._fileno)
+        self._sk = None
+        self._end_blocked(sk)
+        try:
+            return self._prot.close(sk, self._driver.now())
+        finally:
+            self._driver.kick()
+
+
+def _option_value(level: int, value: int | Buffer | None, optlen: int | None) -> bytes:
+    """What the kernel would read from the program for this setsockopt."""
+    if value is None:
+        if optlen is None:
+            raise TypeError("setsockopt() needs an optlen when value is None")
+        # A null pointer: IPv6 options read it as zero, the others fault on it.
+        if optlen and level != socket.IPPROTO_IPV6:
+            raise error(errno.EFAULT)
+        return bytes(optlen)
+    if optlen is not None:
+        raise TypeError("setsockopt() takes an optlen only when value is None")
+    if isinstance(value, int):
+        try:
+            return _INT.pack(value)
+        except struct.error:
+            raise TypeError(f"socket option out of the range of a C int: {value}") from None
+    return bytes(memoryview(value))
