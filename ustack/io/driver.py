@@ -26,7 +26,6 @@ An exception out of the core is a bug: it leaves `run` and brings the nursery do
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Protocol
 
 import trio
@@ -56,8 +55,8 @@ class Host(Protocol):
 class Source(Protocol):
     """Where frames come from: a TUN, or one end of a pair in memory."""
 
-    def attach(self, wake: Callable[[], None]) -> int:
-        """The descriptor to wait for; or -1, and `wake` is called when frames come."""
+    def fileno(self) -> int:
+        """What to wait for; -1 for a source that calls `Driver.wake` instead."""
 
     def read_batch(self) -> list[Frame]:
         """What has arrived, about 1 ms of work at most; empty if there is nothing."""
@@ -82,7 +81,7 @@ class Driver:
     def add_device(self, source: Source, dev: Device) -> None:
         """Read frames from `source`; the stack knows them as coming from `dev`."""
         self._ports.append((source, dev))
-        fd = source.attach(self.wake)
+        fd = source.fileno()
         if fd >= 0:
             self.timebase.watch(fd)
 

@@ -21,17 +21,17 @@ BATCH_FRAMES = 64
 
 
 class MemoryDevice(Device):
-    """One end of a pair."""
+    """One end of a pair. `on_frames` is called when frames wait where none did: it is the
+    wake of the driver (`Driver.wake`) that reads this end."""
 
     def __init__(self, name: str, mtu: int, features: int = F_ALL) -> None:
         super().__init__(name, mtu, features)
         self.peer: MemoryDevice = self
-        self._wake: Callable[[], None] = _nobody
+        self.on_frames: Callable[[], None] = _nobody
         self._queue: deque[Frame] = deque()
 
-    def attach(self, wake: Callable[[], None]) -> int:
-        """`wake` is called when frames wait where none did."""
-        self._wake = wake
+    def fileno(self) -> int:
+        """-1: there is no descriptor to wait for."""
         return -1
 
     def read_batch(self, limit: int = BATCH_FRAMES) -> list[Frame]:
@@ -39,7 +39,7 @@ class MemoryDevice(Device):
         queue = self._queue
         frames = [queue.popleft() for _ in range(min(limit, len(queue)))]
         if queue:
-            self._wake()
+            self.on_frames()
         self.rx_packets += len(frames)
         self.rx_bytes += sum([len(frame.buf) for frame in frames])
         return frames
@@ -56,7 +56,7 @@ class MemoryDevice(Device):
         gso_size = packet.gso_size if packet.payload_len > packet.gso_size else 0
         queue.append(Frame(buf, 0, gso_size, packet.csum_start != 0))
         if len(queue) == 1:
-            peer._wake()
+            peer.on_frames()
         return TAKEN
 
 

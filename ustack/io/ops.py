@@ -26,7 +26,7 @@ entries than there ever were sleepers at a time.
 from __future__ import annotations
 
 from types import GeneratorType
-from typing import TypeVar, cast
+from typing import TypeVar, cast, overload
 
 from trio.lowlevel import (
     Abort,
@@ -44,6 +44,14 @@ from ustack.sock.wait import Interrupted, Op, Wait
 T = TypeVar("T")
 
 YIELD_EVERY = 64
+
+
+@overload
+async def drive(driver: Driver, result: Op[T]) -> T: ...
+
+
+@overload
+async def drive(driver: Driver, result: T) -> T: ...
 
 
 async def drive(driver: Driver, result: T | Op[T]) -> T:

@@ -23,7 +23,6 @@ import fcntl
 import os
 import struct
 from collections import Counter
-from collections.abc import Callable
 from errno import EBADFD, EBUSY, EINVAL, ENODEV, ENOENT, ENXIO, EPERM, errorcode
 
 import pytun
@@ -78,10 +77,6 @@ class TunDevice(Device):
         self.drops: Counter[str] = Counter()  # by reason: DEV_HDR, or the errno of a write
 
     def fileno(self) -> int:
-        return self.fd
-
-    def attach(self, wake: Callable[[], None]) -> int:
-        """What a driver waits for."""
         return self.fd
 
     def close(self) -> None:
