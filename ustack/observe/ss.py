@@ -11,12 +11,12 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from ipaddress import ip_address
 
 from ustack.sock.addr import present
 from ustack.sock.sock import AF_INET6, SOCK_DGRAM, Sock
 from ustack.tcp.sock import TcpSock
 from ustack.tcp.state import CLOSE, ESTABLISHED, LISTEN, NAMES
+from ustack.wire.addr import format_addr
 
 _SOL_SOCKET, _SO_MEMINFO = 1, 55
 _MEMINFO = struct.Struct("9I")
@@ -232,10 +232,8 @@ def _columns(one: SsRow) -> tuple[str, str, str, str, str, str]:
 
 
 def _endpoint(sk: Sock, addr: bytes, port: int) -> str:
-    shown = present(addr, sk.family == AF_INET6)
-    host = str(ip_address(shown)) if any(shown) else ("[::]" if len(shown) == 16 else "0.0.0.0")
-    if ":" in host and not host.startswith("["):
-        host = f"[{host}]"
+    text = format_addr(present(addr, sk.family == AF_INET6))
+    host = f"[{text}]" if ":" in text else text
     return f"{host}:{port or '*'}"
 
 
