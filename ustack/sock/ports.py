@@ -101,9 +101,7 @@ def addr_overlap(a: PortOwner, b: PortOwner) -> bool:
         return _wildcard_covers(b, len(a.rcv_saddr) == 16)
     if b.rcv_saddr:
         return _wildcard_covers(a, len(b.rcv_saddr) == 16)
-    return _wildcard_covers(a, b.family == _AF_INET6) or _wildcard_covers(
-        b, a.family == _AF_INET6
-    )
+    return _wildcard_covers(a, b.family == _AF_INET6) or _wildcard_covers(b, a.family == _AF_INET6)
 
 
 def _wildcard_covers(owner: PortOwner, v6: bool) -> bool:

@@ -29,6 +29,7 @@ from ustack.sock.wait import (
 )
 
 if TYPE_CHECKING:
+    from ustack.sock.error_queue import ErrEntry
     from ustack.sock.proto import Proto
 
 AF_UNSPEC, AF_INET, AF_INET6 = 0, 2, 10
@@ -143,7 +144,7 @@ class Sock:
         self.shutdown = 0
         self.err = 0  # pending error, taken by one caller
         self.err_soft = 0
-        self.error_queue: list[object] | None = None
+        self.error_queue: list[ErrEntry] | None = None
         self.nospace = False  # somebody failed to write (SOCK_NOSPACE)
         self.drops = 0
         # accounting, bytes

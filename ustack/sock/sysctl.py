@@ -96,3 +96,4 @@ class Sysctl:
     # ustack's own
     hz: int = 0  # 0: exact timers; else round them up to 1/hz s, as jiffies do
     max_sockets: int = 1_000_000  # EMFILE above
+    cap_net_admin: bool = True  # may programs use the privileged options (SO_MARK...)?

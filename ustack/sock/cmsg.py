@@ -1,0 +1,199 @@
+"""Control messages: what a receive call tells about a packet, what a send call asks for.
+
+Control messages are (level, type, data bytes); laying them out in a buffer, and
+MSG_CTRUNC where it is too small, is the socket API's. The order of received ones is the
+kernel's: times, drop count, UDP_GRO, then the IP level's.
+
+Sources: Linux `sock_recv_cmsgs`, `ip_cmsg_recv_offset`, `ip6_datagram_recv_ctl`,
+`ip_cmsg_send`, `ip6_datagram_send_ctl`, `__sock_cmsg_send`.
+"""
+
+from __future__ import annotations
+
+from errno import EINVAL, ENOBUFS
+from struct import Struct
+
+from ustack.sock.addr import normalize, present
+from ustack.sock.errors import error
+from ustack.sock.options import (
+    SO_MARK,
+    SO_RXQ_OVFL,
+    SO_TIMESTAMP,
+    SO_TIMESTAMP_NEW,
+    SOL_IP,
+    SOL_IPV6,
+    SOL_SOCKET,
+    SOL_UDP,
+)
+from ustack.sock.proto import Cmsg
+from ustack.sock.sock import (
+    AF_INET,
+    AF_INET6,
+    F_PKTINFO,
+    F_RECVHOPLIMIT,
+    F_RECVORIGDSTADDR,
+    F_RECVORIGDSTADDR6,
+    F_RECVPKTINFO6,
+    F_RECVTCLASS,
+    F_RECVTOS,
+    F_RECVTTL,
+    F_RXQ_OVFL,
+    Sock,
+)
+from ustack.wire.packet import RxPacket
+
+IP_TOS, IP_TTL, IP_PKTINFO, IP_ORIGDSTADDR = 1, 2, 8, 20
+IPV6_PKTINFO, IPV6_HOPLIMIT, IPV6_DONTFRAG, IPV6_TCLASS, IPV6_ORIGDSTADDR = 50, 52, 62, 67, 74
+UDP_SEGMENT, UDP_GRO = 103, 104
+
+_INT, _U16, _U32 = Struct("i"), Struct("H"), Struct("I")
+_TWO_LONGS = Struct("qq")
+_PKTINFO = Struct("=i4s4s")  # ifindex, spec_dst, addr
+_PKTINFO6 = Struct("=16si")  # addr, ifindex
+_SOCKADDR_IN = Struct("=H2s4s8x")
+_SOCKADDR_IN6 = Struct("=H2sI16sI")
+_SEC = 1_000_000_000
+_CMSG_HEADER = 16  # struct cmsghdr; data is padded to 8
+
+
+# -- receiving -----------------------------------------------------------------------------
+
+
+def recv_cmsgs(sk: Sock, rx: RxPacket, dropcount: int, gro: int) -> list[Cmsg]:
+    """What `sk` has asked to be told about `rx`. `dropcount`: datagrams dropped before it,
+    `gro`: its segment size where several were merged, else 0."""
+    control: list[Cmsg] = []
+    flags = sk.inet_flags
+    if sk.timestamp:
+        control.append(timestamp(sk.timestamp, rx.now + sk.net.wall_ns))
+    if flags & F_RXQ_OVFL and dropcount:
+        control.append((SOL_SOCKET, SO_RXQ_OVFL, _U32.pack(dropcount & 0xFFFFFFFF)))
+    if gro:
+        control.append((SOL_UDP, UDP_GRO, _INT.pack(gro)))
+    if sk.family == AF_INET6 and flags & F_RECVPKTINFO6:
+        packed = _PKTINFO6.pack(present(rx.dst, True), rx.iif)
+        control.append((SOL_IPV6, IPV6_PKTINFO, packed))
+    if len(rx.dst) == 4:
+        _recv4(control, flags, rx)
+    else:
+        _recv6(control, flags, rx)
+    return control
+
+
+def timestamp(name: int, at: int) -> Cmsg:
+    """SO_TIMESTAMP's timeval or SO_TIMESTAMPNS's timespec for the time of day `at`, ns."""
+    if name in (SO_TIMESTAMP, SO_TIMESTAMP_NEW):
+        return SOL_SOCKET, name, _TWO_LONGS.pack(at // _SEC, at % _SEC // 1000)
+    return SOL_SOCKET, name, _TWO_LONGS.pack(at // _SEC, at % _SEC)
+
+
+def _recv4(control: list[Cmsg], flags: int, rx: RxPacket) -> None:
+    if flags & F_PKTINFO:
+        control.append((SOL_IP, IP_PKTINFO, _PKTINFO.pack(rx.iif, rx.dst, rx.dst)))
+    if flags & F_RECVTTL:
+        control.append((SOL_IP, IP_TTL, _INT.pack(rx.ttl)))
+    if flags & F_RECVTOS:
+        control.append((SOL_IP, IP_TOS, bytes((rx.tos,))))
+    if flags & F_RECVORIGDSTADDR:
+        port = rx.buf[rx.l4 + 2 : rx.l4 + 4]
+        control.append((SOL_IP, IP_ORIGDSTADDR, _SOCKADDR_IN.pack(AF_INET, port, rx.dst)))
+
+
+def _recv6(control: list[Cmsg], flags: int, rx: RxPacket) -> None:
+    if flags & F_RECVHOPLIMIT:
+        control.append((SOL_IPV6, IPV6_HOPLIMIT, _INT.pack(rx.ttl)))
+    if flags & F_RECVTCLASS:
+        control.append((SOL_IPV6, IPV6_TCLASS, _INT.pack(rx.tos)))
+    if flags & F_RECVORIGDSTADDR6:
+        port = rx.buf[rx.l4 + 2 : rx.l4 + 4]
+        packed = _SOCKADDR_IN6.pack(AF_INET6, port, 0, rx.dst, 0)
+        control.append((SOL_IPV6, IPV6_ORIGDSTADDR, packed))
+
+
+# -- sending -------------------------------------------------------------------------------
+
+
+class SendOptions:
+    """What the control messages of one send call ask for; -1 and b"" where they do not."""
+
+    __slots__ = ("dontfrag", "gso_size", "oif", "saddr", "tos", "ttl")
+
+    def __init__(self) -> None:
+        self.ttl = -1
+        self.tos = -1
+        self.saddr = b""
+        self.oif = 0
+        self.gso_size = -1
+        self.dontfrag = -1
+
+
+def parse_send(sk: Sock, control: tuple[Cmsg, ...], v6: bool) -> SendOptions:
+    """Read the control messages of a send to an IPv6 (`v6`) or IPv4 destination. EINVAL for
+    a malformed or unknown one of a level that is looked at, ENOBUFS for too many."""
+    size = sum(_CMSG_HEADER + (len(data) + 7 & ~7) for _, _, data in control)
+    if size > sk.net.sysctl.optmem_max:
+        raise error(ENOBUFS)
+    wanted = SendOptions()
+    for level, type_, data in control:
+        if level == SOL_SOCKET:
+            if type_ != SO_MARK or len(data) != _U32.size:
+                raise error(EINVAL)
+        elif level == SOL_UDP:
+            if type_ != UDP_SEGMENT or len(data) != _U16.size:
+                raise error(EINVAL)
+            wanted.gso_size = _U16.unpack(data)[0]
+        elif level == SOL_IP and not v6:
+            _send4(wanted, type_, data)
+        elif level == SOL_IPV6 and v6:
+            _send6(wanted, type_, data)
+        elif level == SOL_IPV6 and type_ == IPV6_PKTINFO and sk.family == AF_INET6:
+            _send_mapped_pktinfo(wanted, data)
+    return wanted
+
+
+def _send4(wanted: SendOptions, type_: int, data: bytes) -> None:
+    if type_ == IP_PKTINFO and len(data) == _PKTINFO.size:
+        wanted.oif, saddr, _ = _PKTINFO.unpack(data)
+        wanted.saddr = normalize(saddr)
+    elif type_ == IP_TTL and len(data) == _INT.size:
+        wanted.ttl = _within(_INT.unpack(data)[0], 1, 255)
+    elif type_ == IP_TOS and len(data) == _INT.size:
+        wanted.tos = _within(_INT.unpack(data)[0], 0, 255)
+    elif type_ == IP_TOS and len(data) == 1:
+        wanted.tos = data[0]
+    else:
+        raise error(EINVAL)
+
+
+def _send6(wanted: SendOptions, type_: int, data: bytes) -> None:
+    if type_ == IPV6_PKTINFO and len(data) >= _PKTINFO6.size:
+        saddr, wanted.oif = _PKTINFO6.unpack_from(data)
+        wanted.saddr = normalize(saddr)
+        return
+    if len(data) != _INT.size:
+        raise error(EINVAL)
+    number = _INT.unpack(data)[0]
+    if type_ == IPV6_HOPLIMIT:
+        wanted.ttl = _within(number, -1, 255)
+    elif type_ == IPV6_TCLASS:
+        wanted.tos = _within(number, -1, 255)
+    elif type_ == IPV6_DONTFRAG:
+        wanted.dontfrag = _within(number, 0, 1)
+    else:
+        raise error(EINVAL)
+
+
+def _send_mapped_pktinfo(wanted: SendOptions, data: bytes) -> None:
+    """IPV6_PKTINFO on a send to an IPv4 destination: its address must be mapped."""
+    if len(data) < _PKTINFO6.size:
+        raise error(EINVAL)
+    saddr, wanted.oif = _PKTINFO6.unpack_from(data)
+    wanted.saddr = normalize(saddr)
+    if len(wanted.saddr) != 4:
+        raise error(EINVAL)
+
+
+def _within(value: int, low: int, high: int) -> int:
+    if not low <= value <= high:
+        raise error(EINVAL)
+    return value

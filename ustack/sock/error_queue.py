@@ -1,0 +1,139 @@
+"""The error queue of a socket: IP_RECVERR and MSG_ERRQUEUE (Linux: `sk_error_queue`).
+
+An error that a packet of ours met can be queued with all that is known about it, beside
+the one pending errno. A program takes entries one at a time with MSG_ERRQUEUE, which
+never waits: the payload is what the ICMP quoted of the datagram, the address is where it
+was going, and a control message holds a `sock_extended_err` and who reported it.
+
+Invariants: what is queued is charged to the receive buffer and refused beyond it; while
+the queue is not empty poll says ERR; taking an ICMP entry sets the pending errno from
+the next ICMP entry, or clears it.
+
+Sources: Linux `ip_icmp_error`, `ip_local_error`, `ip_recv_error`, `ipv6_recv_error`,
+`sock_queue_err_skb`, `sock_dequeue_err_skb`.
+"""
+
+from __future__ import annotations
+
+from struct import Struct
+
+from ustack.sock.addr import present
+from ustack.sock.icmp import IcmpError
+from ustack.sock.sock import AF_INET6, MSG_ERRQUEUE, MSG_TRUNC, RecvMsg, Sock, would_block
+from ustack.sock.truesize import rx_truesize
+
+# ee_origin
+ORIGIN_LOCAL, ORIGIN_ICMP, ORIGIN_ICMP6 = 1, 2, 3
+
+_SOL_IP, _SOL_IPV6, _IP_RECVERR, _IPV6_RECVERR = 0, 41, 11, 25
+_EXTENDED_ERR = Struct("=IBBBBII")  # errno, origin, type, code, pad, info, data
+_SOCKADDR_IN = Struct("=HH4s8x")
+_SOCKADDR_IN6 = Struct("=HHI16sI")
+_QUOTED_IP = 28  # an entry holds the quoted packet's headers too
+
+
+class ErrEntry:
+    """One queued error. `addr` is where the packet was going, `offender` (b"" for an error
+    of this host) who reported it, `payload` what is known of its payload."""
+
+    __slots__ = (
+        "addr", "charge", "code", "errno", "info", "offender", "origin", "payload", "type",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        errno: int,
+        origin: int,
+        type_: int,
+        code: int,
+        info: int,
+        addr: tuple[bytes, int],
+        offender: bytes,
+        payload: bytes,
+    ) -> None:
+        self.errno = errno
+        self.origin = origin
+        self.type = type_
+        self.code = code
+        self.info = info
+        self.addr = addr
+        self.offender = offender
+        self.payload = payload
+        self.charge = rx_truesize(_QUOTED_IP + len(payload))
+
+
+def queue_icmp(sk: Sock, e: IcmpError, errno: int, port: int, payload: bytes) -> None:
+    """Queue an ICMP error about a packet of `sk` to `port` (Linux: `ip_icmp_error`)."""
+    origin = ORIGIN_ICMP6 if e.version == 6 else ORIGIN_ICMP
+    entry = ErrEntry(errno, origin, e.type, e.code, e.info, (e.dst, port), e.offender, payload)
+    _queue(sk, entry)
+
+
+def queue_local(sk: Sock, errno: int, addr: tuple[bytes, int], info: int) -> None:
+    """Queue an error that this host itself found, if IP_RECVERR is on (Linux:
+    `ip_local_error`)."""
+    if sk.recverr:
+        _queue(sk, ErrEntry(errno, ORIGIN_LOCAL, 0, 0, info, addr, b"", b""))
+
+
+def _queue(sk: Sock, entry: ErrEntry) -> None:
+    if sk.rmem_alloc + entry.charge >= sk.rcvbuf:
+        sk.drops += 1
+        return
+    sk.rmem_alloc += entry.charge
+    if sk.error_queue is None:
+        sk.error_queue = []
+    sk.error_queue.append(entry)
+    sk.error_report()
+
+
+def purge(sk: Sock) -> None:
+    """Drop every entry: IP_RECVERR was turned off, or the socket closed."""
+    for entry in sk.error_queue or ():
+        sk.rmem_alloc -= entry.charge
+    sk.error_queue = None
+
+
+def recv_error(sk: Sock, length: int) -> RecvMsg:
+    """Take one entry; EAGAIN if there is none (Linux: `ip_recv_error`)."""
+    entry = _dequeue(sk)
+    msg = RecvMsg()
+    msg.len = min(len(entry.payload), length)
+    if msg.len:
+        msg.chunks.append(memoryview(entry.payload)[: msg.len])
+    msg.flags = MSG_ERRQUEUE
+    if msg.len < len(entry.payload):
+        msg.flags |= MSG_TRUNC
+    msg.addr = entry.addr
+    msg.control.append(_extended_err(entry, sk.family == AF_INET6))
+    return msg
+
+
+def _dequeue(sk: Sock) -> ErrEntry:
+    queue = sk.error_queue
+    if not queue:
+        raise would_block()
+    entry = queue.pop(0)
+    sk.rmem_alloc -= entry.charge
+    from_icmp = queue[0].origin != ORIGIN_LOCAL if queue else False
+    if from_icmp:
+        sk.err = queue[0].errno
+    elif entry.origin != ORIGIN_LOCAL:
+        sk.err = 0
+    if queue:
+        sk.error_report()
+    return entry
+
+
+def _extended_err(entry: ErrEntry, v6: bool) -> tuple[int, int, bytes]:
+    head = _EXTENDED_ERR.pack(
+        entry.errno, entry.origin, entry.type, entry.code, 0, entry.info, 0
+    )  # fmt: skip
+    if v6:
+        if not entry.offender:
+            return _SOL_IPV6, _IPV6_RECVERR, head + bytes(_SOCKADDR_IN6.size)
+        offender = present(entry.offender, True)
+        return _SOL_IPV6, _IPV6_RECVERR, head + _SOCKADDR_IN6.pack(AF_INET6, 0, 0, offender, 0)
+    if not entry.offender:
+        return _SOL_IP, _IP_RECVERR, head + bytes(_SOCKADDR_IN.size)
+    return _SOL_IP, _IP_RECVERR, head + _SOCKADDR_IN.pack(2, 0, entry.offender)
