@@ -1,3 +1,5 @@
+import io
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,7 +15,8 @@ from tests.link.packets import (
     tcp_packet,
     udp_packet,
 )
-from ustack.observe.text import format_packet, format_timed
+from ustack.observe.pcapng import OUTBOUND, PcapngWriter
+from ustack.observe.text import format_capture, format_packet, format_timed
 
 
 def test_data_segment():
@@ -42,6 +45,15 @@ def test_sack_and_fin():
 def test_udp_and_time():
     line = format_timed(1_500_000_001, joined(udp_packet([b"abc"])))
     assert line == "1.500000001 IP 10.9.0.2.53 > 10.9.0.1.5353: UDP, length 3"
+
+
+def test_capture_file():
+    file = io.BytesIO()
+    writer = PcapngWriter(file)
+    for at in (0, 1_000_250_000):
+        writer.packet(at, (joined(udp_packet([b"abc"])),), OUTBOUND)
+    line = "IP 10.9.0.2.53 > 10.9.0.1.5353: UDP, length 3"
+    assert format_capture(file.getvalue()) == [f"0.000000 {line}", f"1.000250 {line}"]
 
 
 def test_icmp():

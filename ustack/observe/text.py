@@ -6,6 +6,7 @@ mistakes. Any bytes give a line.
 
 from __future__ import annotations
 
+from io import BytesIO
 from ipaddress import ip_address
 from typing import Any
 
@@ -30,6 +31,12 @@ def format_packet(data: bytes | memoryview) -> str:
 def format_timed(now: int, data: bytes | memoryview) -> str:
     """The same after its time in seconds (`now` is ns)."""
     return f"{now // 1_000_000_000}.{now % 1_000_000_000:09d} {format_packet(data)}"
+
+
+def format_capture(file: bytes) -> list[str]:
+    """The packets of a pcapng file, a line each."""
+    reader = dpkt.pcapng.Reader(BytesIO(file))
+    return [f"{at:.6f} {format_packet(data)}" for at, data in reader]
 
 
 def _ip(data: bytes) -> str:
