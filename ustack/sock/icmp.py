@@ -21,19 +21,7 @@ from errno import (
     EPROTO,
 )
 
-# ICMP (RFC 792)
-ICMP_ECHOREPLY, ICMP_DEST_UNREACH, ICMP_SOURCE_QUENCH, ICMP_REDIRECT = 0, 3, 4, 5
-ICMP_ECHO, ICMP_TIME_EXCEEDED, ICMP_PARAMETERPROB = 8, 11, 12
-ICMP_NET_UNREACH, ICMP_HOST_UNREACH, ICMP_PROT_UNREACH, ICMP_PORT_UNREACH = 0, 1, 2, 3
-ICMP_FRAG_NEEDED = 4
-ICMP_EXC_TTL, ICMP_EXC_FRAGTIME = 0, 1
-
-# ICMPv6 (RFC 4443)
-ICMPV6_DEST_UNREACH, ICMPV6_PKT_TOOBIG, ICMPV6_TIME_EXCEED, ICMPV6_PARAMPROB = 1, 2, 3, 4
-ICMPV6_ECHO_REQUEST, ICMPV6_ECHO_REPLY = 128, 129
-ICMPV6_NOROUTE, ICMPV6_ADM_PROHIBITED, ICMPV6_ADDR_UNREACH, ICMPV6_PORT_UNREACH = 0, 1, 3, 4
-ICMPV6_EXC_FRAGTIME = 1
-ICMPV6_HDR_FIELD, ICMPV6_UNK_NEXTHDR, ICMPV6_UNK_OPTION, ICMPV6_HDR_INCOMP = 0, 1, 2, 3
+from ustack.wire import icmp, icmpv6
 
 # (errno, fatal) by code of a destination unreachable message
 _UNREACH4: tuple[tuple[int, bool], ...] = (
@@ -119,20 +107,20 @@ def icmp_err_convert(version: int, type_: int, code: int) -> tuple[int, bool]:
 
 
 def _convert4(type_: int, code: int) -> tuple[int, bool]:
-    if type_ == ICMP_DEST_UNREACH and code < len(_UNREACH4):
+    if type_ == icmp.DEST_UNREACH and code < len(_UNREACH4):
         return _UNREACH4[code]
-    if type_ == ICMP_SOURCE_QUENCH:
+    if type_ == icmp.SOURCE_QUENCH:
         return 0, False
-    if type_ == ICMP_PARAMETERPROB:
+    if type_ == icmp.PARAM_PROBLEM:
         return EPROTO, True
     return EHOSTUNREACH, False
 
 
 def _convert6(type_: int, code: int) -> tuple[int, bool]:
-    if type_ == ICMPV6_DEST_UNREACH:
+    if type_ == icmpv6.DEST_UNREACH:
         return _UNREACH6[code] if code < len(_UNREACH6) else (EPROTO, True)
-    if type_ == ICMPV6_PKT_TOOBIG:
+    if type_ == icmpv6.PACKET_TOO_BIG:
         return EMSGSIZE, False
-    if type_ == ICMPV6_TIME_EXCEED:
+    if type_ == icmpv6.TIME_EXCEEDED:
         return EHOSTUNREACH, False
-    return EPROTO, type_ == ICMPV6_PARAMPROB
+    return EPROTO, type_ == icmpv6.PARAM_PROBLEM

@@ -1,0 +1,142 @@
+"""ICMPv6: echo, errors in, errors out. The rules of `ip.icmp`, in the numbers of RFC 4443.
+
+What differs: the checksum covers a pseudo header; every error type is rate-limited but
+Packet Too Big, the more leniently the less specific the route back is; an error is at
+most 1,280 bytes long; a Parameter Problem about an option and a Packet Too Big answer
+multicasts too. Neighbour and router discovery and MLD, which a point-to-point device does
+not need, are counted and ignored.
+
+Sources: Linux `icmp6_send`, `icmpv6_xrlim_allow`, `icmpv6_rcv`, `icmpv6_notify`,
+`is_ineligible`; RFC 4443 section 2.4.
+"""
+
+from __future__ import annotations
+
+from ustack.ip.icmp import MILLISECOND, IcmpHandler
+from ustack.sock.icmp import IcmpError
+from ustack.wire import icmpv6
+from ustack.wire.addr import is_multicast, is_unspecified
+from ustack.wire.checksum import pseudo_sum, verify
+from ustack.wire.icmp import HEADER_LEN
+from ustack.wire.ipv6 import HEADER_LEN as IPV6_LEN
+from ustack.wire.ipv6 import MIN_MTU, skip_exthdr
+from ustack.wire.packet import IPPROTO_ICMPV6, RxPacket
+
+QUOTE_MAX = MIN_MTU - IPV6_LEN - HEADER_LEN
+
+_OUT_COUNTERS = {
+    icmpv6.DEST_UNREACH: "Icmp6OutDestUnreachs",
+    icmpv6.PACKET_TOO_BIG: "Icmp6OutPktTooBigs",
+    icmpv6.TIME_EXCEEDED: "Icmp6OutTimeExcds",
+    icmpv6.PARAM_PROBLEM: "Icmp6OutParmProblems",
+}
+_IN_COUNTERS = {
+    icmpv6.DEST_UNREACH: "Icmp6InDestUnreachs",
+    icmpv6.PACKET_TOO_BIG: "Icmp6InPktTooBigs",
+    icmpv6.TIME_EXCEEDED: "Icmp6InTimeExcds",
+    icmpv6.PARAM_PROBLEM: "Icmp6InParmProblems",
+    icmpv6.ECHO: "Icmp6InEchos",
+    icmpv6.ECHO_REPLY: "Icmp6InEchoReplies",
+}
+
+
+class Icmpv6(IcmpHandler):
+    """ICMP for IPv6."""
+
+    __slots__ = ()
+
+    group = "Icmp6"
+    proto = IPPROTO_ICMPV6
+    unreach = icmpv6.DEST_UNREACH
+
+    # -- in ----------------------------------------------------------------------------
+
+    def rcv(self, rx: RxPacket) -> None:
+        """One message (Linux: `icmpv6_rcv`)."""
+        mib = self._net.mib
+        mib.inc("Icmp6InMsgs")
+        length = rx.end - rx.l4
+        if length < HEADER_LEN:
+            self._bad("PKT_TOO_SMALL")
+            return
+        if not rx.csum_ok:
+            pseudo = pseudo_sum(rx.src, rx.dst, IPPROTO_ICMPV6, length)
+            if not verify(rx.buf, rx.l4, rx.end, pseudo):
+                mib.inc("Icmp6InCsumErrors")
+                self._bad("ICMP_CSUM")
+                return
+        kind = rx.buf[rx.l4]
+        if kind in _IN_COUNTERS:
+            mib.inc(_IN_COUNTERS[kind])
+        if kind == icmpv6.ECHO:
+            self._echo(rx)
+        elif kind == icmpv6.ECHO_REPLY:
+            self._echo_reply(rx)
+        elif not kind & icmpv6.INFO_MASK:
+            self._error(rx, kind, rx.buf[rx.l4 + 1])
+
+    def answer_echo(self, rx: RxPacket) -> None:
+        """The same message back with type 129 (Linux: `icmpv6_echo_reply`)."""
+        rest = int.from_bytes(rx.buf[rx.l4 + 4 : rx.l4 + 8], "big")
+        message = icmpv6.echo_reply(rx.dst, rx.src, rest, rx.buf[rx.l4 + 8 : rx.end])
+        self._reply(rx, rx.dst, message, rx.tos, "Icmp6OutEchoReplies")
+
+    def _error(self, rx: RxPacket, kind: int, code: int) -> None:
+        """Check an error and hand it to its transport (Linux: `icmpv6_notify`)."""
+        quote = icmpv6.parse_quote(rx.buf, rx.l4 + HEADER_LEN, rx.end)
+        if quote is None:
+            self._bad("PKT_TOO_SMALL")
+            return
+        if kind == icmpv6.TIME_EXCEEDED and code == icmpv6.EXC_FRAGTIME:
+            return
+        info = 0
+        if kind in (icmpv6.PACKET_TOO_BIG, icmpv6.PARAM_PROBLEM):
+            info = int.from_bytes(rx.buf[rx.l4 + 4 : rx.l4 + 8], "big")
+        quoted = rx.buf[quote.l4 : quote.end]
+        self._deliver(
+            IcmpError(
+                6, kind, code, info, rx.src, quote.src, quote.dst, quote.proto, quoted, rx.now
+            )
+        )
+
+    # -- out ---------------------------------------------------------------------------
+
+    def send(self, rx: RxPacket, kind: int, code: int, info: int = 0) -> None:
+        """Answer `rx` with an error, if the rules allow it (Linux: `icmp6_send`)."""
+        net = self._net
+        if not self._may_answer(rx, kind, code) or not self._within_limit(rx, kind):
+            return
+        saddr = rx.dst if net.is_local(rx.dst) else self._source(rx)
+        if not saddr:
+            return
+        quote = rx.buf[rx.l3 : min(rx.end, rx.l3 + QUOTE_MAX)]
+        message = icmpv6.build(saddr, rx.src, kind, code, info, quote)
+        self._reply(rx, saddr, message, 0, _OUT_COUNTERS[kind])
+
+    def _source(self, rx: RxPacket) -> bytes:
+        """Whence to answer a packet that was not sent to an address of ours."""
+        try:
+            return self._net.route(rx.src).saddr
+        except OSError:
+            return b""
+
+    def _may_answer(self, rx: RxPacket, kind: int, code: int) -> bool:
+        """F-20, F-21: the packets about which an error may be sent."""
+        if is_unspecified(rx.src) or is_multicast(rx.src):
+            return False
+        if is_multicast(rx.dst):
+            wanted = kind == icmpv6.PARAM_PROBLEM and code == icmpv6.UNK_OPTION
+            if not wanted and kind != icmpv6.PACKET_TOO_BIG:
+                return False
+        upper = skip_exthdr(rx.buf, rx.l3 + IPV6_LEN, rx.end, rx.buf[rx.l3 + 6])
+        if upper is None or upper[0] != IPPROTO_ICMPV6 or upper[2]:
+            return True
+        # about an ICMPv6 message only if it is seen to be no error
+        return upper[1] < rx.end and bool(rx.buf[upper[1]] & icmpv6.INFO_MASK)
+
+    def _within_limit(self, rx: RxPacket, kind: int) -> bool:
+        if kind == icmpv6.PACKET_TOO_BIG:
+            return True
+        route = self._net.routes.lookup(rx.src)
+        leniency = (128 - route.plen) >> 5 if route is not None else 0
+        return self._take_token(rx, self._net.sysctl.icmp_ratelimit * MILLISECOND >> leniency)

@@ -1,0 +1,69 @@
+"""One host: its network layer, TCP and UDP, and the calls that make sockets.
+
+Sans-IO: whoever drives it (`io` in real time, `sim` in virtual time) gives it packets and
+the time through the entries of `ip.host`, and devices to send through.
+"""
+
+from __future__ import annotations
+
+from errno import EAFNOSUPPORT, EINVAL, EPERM, EPROTONOSUPPORT, ESOCKTNOSUPPORT
+
+from ustack.ip.host import IpHost
+from ustack.sock.dst import SoftDevice
+from ustack.sock.errors import error
+from ustack.sock.net import SeedSource
+from ustack.sock.sock import AF_INET, AF_INET6, SOCK_DGRAM, SOCK_STREAM, Sock
+from ustack.sock.sysctl import Sysctl
+from ustack.tcp.host import TcpHost
+from ustack.udp.host import UdpHost
+from ustack.wire.packet import IPPROTO_TCP, IPPROTO_UDP
+
+_SOCK_RAW, _SOCK_MAX, _SOCK_TYPE_MASK = 3, 11, 0xF
+_SOCK_NONBLOCK, _SOCK_CLOEXEC = 0x800, 0x80000
+_IPPROTO_MAX = 256
+_PROTOCOLS = {SOCK_STREAM: IPPROTO_TCP, SOCK_DGRAM: IPPROTO_UDP}
+
+
+class Stack(IpHost):
+    """A host with TCP and UDP.
+
+    Seams for whoever answers for any address: `tcp.on_syn`, `udp.on_flow`, `on_echo`.
+    """
+
+    def __init__(
+        self,
+        *,
+        seeds: SeedSource,
+        loopback: SoftDevice,
+        sysctl: Sysctl | None = None,
+        wall_ns: int = 0,
+    ) -> None:
+        super().__init__(seeds=seeds, loopback=loopback, sysctl=sysctl, wall_ns=wall_ns)
+        self.tcp = TcpHost(self)
+        self.udp = UdpHost(self)
+        self.register(IPPROTO_TCP, self.tcp.rcv, self.tcp.icmp_err)
+        self.register(IPPROTO_UDP, self.udp.rcv, self.udp.icmp_err)
+        self.batch_done = self.tcp.batch_done
+
+    def socket(self, family: int, type_: int, proto: int = 0) -> Sock:
+        """Make a socket (Linux: `__sys_socket`, `inet_create`); errors as there."""
+        flags, kind = type_ & ~_SOCK_TYPE_MASK, type_ & _SOCK_TYPE_MASK
+        if flags & ~(_SOCK_NONBLOCK | _SOCK_CLOEXEC) or kind >= _SOCK_MAX:
+            raise error(EINVAL)
+        if family not in (AF_INET, AF_INET6):
+            raise error(EAFNOSUPPORT)
+        if not 0 <= proto < _IPPROTO_MAX:
+            raise error(EINVAL)
+        if kind == _SOCK_RAW:
+            raise error(EPERM)
+        if kind not in _PROTOCOLS:
+            raise error(ESOCKTNOSUPPORT)
+        if proto not in (0, _PROTOCOLS[kind]):
+            raise error(EPROTONOSUPPORT)
+        sk: Sock
+        if kind == SOCK_STREAM:
+            sk = self.tcp.create_sock(family)
+        else:
+            sk = self.udp.create_sock(family)
+        sk.nonblocking = bool(flags & _SOCK_NONBLOCK)
+        return sk
