@@ -34,7 +34,7 @@ def test_link_joins_two_hosts(sim):
     sim.run_until_idle()
     assert b.stack.log == [(3 * MS, 0, [b"one", b"two"])]
     assert a.stack.log == [(4 * MS, 0, [b"three"])]
-    assert (link.devices[0].tx_packets, link.devices[1].rx_bytes) == (2, 6)
+    assert (link.devices[0].tx_packets, link.devices[0].tx_bytes) == (2, 6)
 
 
 def test_packets_on_a_link_are_finished(sim):

@@ -12,7 +12,7 @@ a driver reads a batch.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol, TypeAlias, TypedDict, Unpack
+from typing import Any, Generic, Protocol, TypeAlias, TypedDict, TypeVar, Unpack
 
 from ustack.link.gso import finish_bytes
 from ustack.link.wire import Wire
@@ -32,7 +32,8 @@ Watcher: TypeAlias = Callable[[int, bytes], None]
 class HostStack(Protocol):
     """What the simulator needs of a stack."""
 
-    softirq_pending: bool
+    @property
+    def softirq_pending(self) -> bool: ...
 
     def add_device(self, dev: Device) -> object: ...
 
@@ -47,6 +48,9 @@ class HostStack(Protocol):
     def run_softirq(self, now: int) -> None: ...
 
 
+StackT = TypeVar("StackT", bound=HostStack, covariant=True)
+
+
 class SubSeeds:
     """The seeds of one host: its streams do not move those of another."""
 
@@ -58,10 +62,10 @@ class SubSeeds:
         return self._seeds.stream(f"{self._name}/{name}")
 
 
-class SimHost:
+class SimHost(Generic[StackT]):
     """One stack in virtual time. Give the stack `host_seeds(sim, name)` as its seeds."""
 
-    def __init__(self, sim: Simulator, name: str, stack: HostStack) -> None:
+    def __init__(self, sim: Simulator, name: str, stack: StackT) -> None:
         self.sim = sim
         self.name = name
         self.stack = stack
@@ -116,7 +120,7 @@ def host_seeds(sim: Simulator, name: str) -> SubSeeds:
 class SimDevice(Device):
     """One end of a link. Everything sent is taken at once; what waits, waits on the wire."""
 
-    def __init__(self, sim: Simulator, host: SimHost, name: str, mtu: int, wire: Wire) -> None:
+    def __init__(self, sim: Simulator, host: SimHost[Any], name: str, mtu: int, wire: Wire) -> None:
         super().__init__(name, mtu, F_ALL)
         self.sim = sim
         self.host = host
@@ -150,8 +154,6 @@ class SimDevice(Device):
     def _arrive(self, batch: list[Frame]) -> None:
         if batch is self._batch:
             self._batch_at = -1  # closed: what comes now comes later
-        self.rx_packets += len(batch)
-        self.rx_bytes += sum([len(frame.buf) for frame in batch])
         for watch in self.watchers:
             for frame in batch:
                 watch(INBOUND, frame.buf)
@@ -179,12 +181,12 @@ class SimLink:
     def __init__(
         self,
         sim: Simulator,
-        a: SimHost,
-        b: SimHost,
+        a: SimHost[Any],
+        b: SimHost[Any],
         mtu: int = 1500,
         addresses: tuple[tuple[str, ...], tuple[str, ...]] = ((), ()),
         back: WireSettings | None = None,
-        wrap: Callable[[SimHost, Device], Device] | None = None,
+        wrap: Callable[[SimHost[Any], Device], Device] | None = None,
         **settings: Unpack[WireSettings],
     ) -> None:
         ends: list[SimDevice] = []
