@@ -39,10 +39,12 @@ import shutil
 import signal
 import subprocess
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, Self
 
 CLONE_NEWNET = 0x40000000
+UP_S = 10
 PR_SET_PDEATHSIG = 1
 
 NEAR_DEV = "ustack0"
@@ -258,6 +260,19 @@ def _link(left: End, right: End, offload: bool = True) -> None:
         )
         if not offload:
             own.netns.run(["ethtool", "-K", own.dev, "tso", "off", "gso", "off", "gro", "off"])
+    for end in (left, right):
+        _wait_until_up(end)
+
+
+def _wait_until_up(end: End) -> None:
+    """The kernel notices a veth's carrier in a work queue; what is sent before is lost."""
+    deadline = time.monotonic() + UP_S
+    while time.monotonic() < deadline:
+        (link,) = json.loads(end.netns.run(["ip", "-j", "address", "show", "dev", end.dev]))
+        if link["operstate"] == "UP" and not any(a.get("tentative") for a in link["addr_info"]):
+            return
+        time.sleep(0.002)
+    raise BedError(f"{end.dev} in {end.netns.label} has not come up within {UP_S} s")
 
 
 class Bed:
@@ -364,7 +379,7 @@ class Routed(Bed):
         """From now on router0 drops that many of 1000 TCP packets each way, at random."""
         self.undrop()
         rules = "\n".join(
-            f'{match} "{NEAR_DEV}" meta l4proto tcp numgen random mod 1000 < {permille} '
+            f'{match} "{NEAR_DEV}" meta l4proto tcp numgen random mod 1000 <= {permille - 1} '
             f"counter name {name} drop"
             for match, name in (("oifname", "to_near"), ("iifname", "to_far"))
         )
