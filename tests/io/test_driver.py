@@ -167,6 +167,24 @@ async def test_after_call_runs_what_the_call_left_behind() -> None:
     driver.close()
 
 
+async def test_soft_interrupts_that_do_not_end_are_shared_out() -> None:
+    """A stack that talks to itself for long does not keep the other tasks waiting."""
+    stack = FakeStack()
+    driver = Driver(stack, EpollTime())
+
+    def again() -> None:
+        stack.softirq_pending = stack.softirqs < 50
+
+    stack.on_softirq = again
+    async with running(driver):
+        await trio.testing.wait_all_tasks_blocked()
+        stack.softirq_pending = True
+        driver.kick()
+        assert stack.softirqs == 1
+        await until(lambda: stack.softirqs == 50)
+    assert not stack.softirq_pending
+
+
 async def test_wake_runs_a_turn() -> None:
     stack = FakeStack()
     driver = Driver(stack, EpollTime())

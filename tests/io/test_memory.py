@@ -71,7 +71,6 @@ def test_a_full_queue_drops_and_counts() -> None:
     assert sum(sizes) == QUEUE_LEN
     assert max(sizes) == BATCH_FRAMES
     assert len(woken) == len(sizes) - 1  # frames left behind wake again
-    assert (far.rx_packets, far.rx_bytes) == (QUEUE_LEN, 4 * QUEUE_LEN)
 
 
 def test_what_is_left_to_do_crosses_with_the_packet() -> None:

@@ -78,7 +78,7 @@ def test_the_kernel_takes_our_datagrams_and_we_its(offload: bool) -> None:
         assert {frame.off for frame in first} == {HDR_LEN if offload else 0}
         assert {frame.csum_ok for frame in first} == {offload}
         assert raw.read_batch() == []
-        assert (raw.rx_packets, raw.tx_packets) == (BATCH_FRAMES + 1, 1)
+        assert raw.tx_packets == 1
 
 
 @kernel

@@ -43,7 +43,10 @@ class Host(Protocol):
     """What a driver needs of a stack."""
 
     deadlines: Deadlines
-    softirq_pending: bool
+
+    @property
+    def softirq_pending(self) -> bool:
+        """Whether `run_softirq` has something to do."""
 
     def handle_batch(self, frames: list[Frame], now: int, dev: Device) -> None: ...
 
@@ -113,6 +116,7 @@ class Driver:
             stack.handle_timeout(now)
         if stack.softirq_pending:
             stack.run_softirq(now)
+            busy = busy or stack.softirq_pending
         return busy
 
     def _rearm(self) -> None:
@@ -127,6 +131,8 @@ class Driver:
         stack = self.stack
         if stack.softirq_pending:
             stack.run_softirq(now)
+            if stack.softirq_pending:  # it stops after so many turns: the rest is ours
+                self.wake()
         if self._deadlines.earliest() < self._limit:
             self._rearm()
             self._limit = self._armed
@@ -138,4 +144,5 @@ class Driver:
 
     def close(self) -> None:
         """Give the descriptors back; the devices' own are their owners'."""
+        self._limit = -1  # no timer is left to set
         self.timebase.close()

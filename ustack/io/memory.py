@@ -40,8 +40,6 @@ class MemoryDevice(Device):
         frames = [queue.popleft() for _ in range(min(limit, len(queue)))]
         if queue:
             self.on_frames()
-        self.rx_packets += len(frames)
-        self.rx_bytes += sum([len(frame.buf) for frame in frames])
         return frames
 
     def xmit(self, packet: Packet) -> int:

@@ -106,8 +106,6 @@ class TunDevice(Device):
             if exc.errno == EBADFD:
                 raise OSError(ENODEV, f"interface {self.name} has been removed") from None
             raise
-        self.rx_packets += len(frames)
-        self.rx_bytes += size
         return frames
 
     def xmit(self, packet: Packet) -> int:
