@@ -11,6 +11,7 @@ import errno
 from collections import deque
 from collections.abc import AsyncIterator, Generator
 from contextlib import asynccontextmanager
+from types import SimpleNamespace
 
 import trio
 
@@ -194,22 +195,18 @@ class FakeStack(Net):
         self.mib = Mib()
         self.deadlines = Deadlines()
         self.softirq_pending = False
-        self.devices: list = []
+        self.tcp = self.udp = SimpleNamespace(sockets=list)
+        self.routes = SimpleNamespace(devices=[])
         self.made: list[FakeSock] = []
         self.prot = FakeProto()
         self.answers: dict[bytes, int | FakeSock] = {}  # to connects; silence if not there
 
     def socket(self, family, type_, protocol):
-        sk = FakeSock(self, family, type_, protocol)
+        sk = FakeSock(self, family, type_ & 0xF, protocol)
+        sk.nonblocking = bool(type_ & 0x800)
         sk.prot = self.prot
         self.made.append(sk)
         return sk
-
-    def sockets(self):
-        return self.made
-
-    def tcp_closing(self):
-        return False
 
     def handle_batch(self, frames, now, dev): ...
 

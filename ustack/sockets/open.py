@@ -21,6 +21,7 @@ from ustack.io.memory import memory_pair
 from ustack.io.netlink import configure_link
 from ustack.io.timebase import TrioTime
 from ustack.io.tun import open_tun_device
+from ustack.link.loopback import Loopback
 from ustack.observe.pcapng import CaptureDevice, PcapngWriter, Tap
 from ustack.seeds import Seeds
 from ustack.sock.dst import Device
@@ -28,10 +29,10 @@ from ustack.sock.sysctl import Sysctl
 from ustack.sockets.resolver import Resolver
 from ustack.sockets.stack import NetworkStack
 from ustack.stack import Stack
-from ustack.wire.addr import parse_cidr
 from ustack.wire.packet import Frame
 
 GRACE = 2.0  # s
+_DEFAULT_ROUTE = ("0.0.0.0/0", "::/0")
 
 
 @asynccontextmanager
@@ -66,10 +67,13 @@ async def open_tun(
         cleanup.callback(source.close)
         configure_link(source.name, mtu, peers, routes)
         file = cleanup.enter_context(open(pcap, "wb")) if pcap is not None else None
-        core = Stack(sysctl or Sysctl(), Seeds(seed), time.time_ns() - time.monotonic_ns())
+        wall_ns = time.time_ns() - time.monotonic_ns()
+        core = Stack(seeds=Seeds(seed), loopback=Loopback(), sysctl=sysctl, wall_ns=wall_ns)
         driver = Driver(core)
         cleanup.callback(driver.close)
         _attach(core, driver, source, device, addresses, file)
+        for default in {_DEFAULT_ROUTE[":" in cidr] for cidr in addresses}:
+            core.add_route(default, core.routes.devices[-1])
         async with _running(core, driver, resolver, grace) as stack:
             yield stack
 
@@ -95,7 +99,7 @@ async def open_memory_pair(
         hosts = []
         for i, device in enumerate(devices):
             host_seed = None if seed is None else seed * 2 + i
-            core = Stack(sysctl[i] or Sysctl(), Seeds(host_seed), 0)
+            core = Stack(seeds=Seeds(host_seed), loopback=Loopback(), sysctl=sysctl[i])
             timebase = TrioTime()
             driver = Driver(core, timebase)
             cleanup.callback(driver.close)
@@ -124,7 +128,7 @@ def _attach(
         source, device = _Recorded(source, tap), CaptureDevice(device, tap)
     core.add_device(device)
     for cidr in addresses:
-        core.add_address(device, *parse_cidr(cidr))
+        core.add_address(device, cidr)
     driver.add_device(source, device)
 
 

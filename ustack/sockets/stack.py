@@ -8,7 +8,7 @@ end, close what is still open.
 from __future__ import annotations
 
 import socket
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -22,12 +22,14 @@ from ustack.sock.wait import Op
 from ustack.sockets import streams
 from ustack.sockets.resolver import Resolver
 from ustack.sockets.socket import SocketType
+from ustack.tcp.state import CLOSE_WAIT, CLOSING, ESTABLISHED, FIN_WAIT1, FIN_WAIT2, LAST_ACK
 
 if TYPE_CHECKING:
     from ustack.stack import Stack
 
-SOCK_NONBLOCK, SOCK_CLOEXEC = socket.SOCK_NONBLOCK, socket.SOCK_CLOEXEC
 FIRST_FILENO = 1 << 30
+_CLOSE_POLL = 0.01  # s between looks at the connections that are still closing
+_CLOSING = frozenset((ESTABLISHED, FIN_WAIT1, FIN_WAIT2, CLOSE_WAIT, CLOSING, LAST_ACK))
 CHECKPOINT_EVERY = 32
 
 
@@ -92,9 +94,7 @@ class NetworkStack:
         SOCK_NONBLOCK may be added to `type`. OSError EAFNOSUPPORT, ESOCKTNOSUPPORT,
         EPROTONOSUPPORT, EINVAL, EMFILE as socket(2).
         """
-        sk = self.sansio.socket(family, type & ~(SOCK_NONBLOCK | SOCK_CLOEXEC), proto)
-        sk.nonblocking = bool(type & SOCK_NONBLOCK)
-        return self.adopt(sk, proto)
+        return self.adopt(self.sansio.socket(family, type, proto), proto)
 
     def adopt(self, sk: Sock, proto: int = 0) -> SocketType:
         """The program's handle for a core socket that has none yet."""
@@ -156,11 +156,11 @@ class NetworkStack:
 
     def ss(self) -> ss.SsTable:
         """All sockets, those that the program has closed included, as ss(8) shows them."""
-        return ss.table(self.sansio.sockets(), self.driver.now())
+        core = self.sansio
+        return ss.table([*core.tcp.sockets(), *core.udp.sockets()], self.driver.now())
 
     def statistics(self) -> Statistics:
         mib = self.sansio.mib
-        devices: Iterable[Any] = self.sansio.devices
         return Statistics(
             mib.nonzero(),
             dict(mib.drops),
@@ -174,7 +174,7 @@ class NetworkStack:
                     dev.tx_bytes,
                     dev.tx_dropped,
                 )
-                for dev in devices
+                for dev in self.sansio.routes.devices
             ),
             len(self._sockets),
             self.driver.turns,
@@ -198,11 +198,8 @@ class NetworkStack:
         for sock in list(self._sockets.values()):
             sock.close()
         with trio.move_on_after(grace):
-            while self.sansio.tcp_closing():
+            while any(sk.state in _CLOSING for sk in self.sansio.tcp.sockets()):
                 await trio.sleep(_CLOSE_POLL)
-
-
-_CLOSE_POLL = 0.01  # s between looks at the connections that are still closing
 
 
 class SocketFactory(trio.abc.SocketFactory):
