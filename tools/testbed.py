@@ -399,4 +399,4 @@ class Routed(Bed):
         text = self.routers[0].run(["nft", "-j", "list counters"])
         found = [item["counter"] for item in json.loads(text)["nftables"] if "counter" in item]
         packets = {counter["name"]: int(counter["packets"]) for counter in found}
-        return packets["to_near"], packets["to_far"]
+        return packets.get("to_near", 0), packets.get("to_far", 0)

@@ -81,7 +81,7 @@ def _floor(item: Result) -> str:
         return ""
     good = item["value"] <= floor if item.get("less_is_better") else item["value"] >= floor
     sign = "<=" if item.get("less_is_better") else ">="
-    return f"{sign}{number(floor)} {'yes' if good else 'NO'}"
+    return f"{sign}{floor:,g} {'yes' if good else 'NO'}"
 
 
 def _cpu(item: Result) -> str:

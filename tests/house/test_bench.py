@@ -1,0 +1,125 @@
+"""The benchmark's own bookkeeping, and a short run of it between kernels. Nothing is timed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tools.bench import __main__ as bench
+from tools.bench import modes, report, service
+
+BULK_IN = modes.MODES[0]
+
+
+def result(value: float | None, **more: Any) -> dict[str, Any]:
+    return {"value": value, "runs": [value], "errors": [], **more}
+
+
+def test_modes_are_selected_by_name() -> None:
+    assert [mode.name for mode in modes.select("idle-1000,bulk-in")] == ["idle-1000", "bulk-in"]
+    assert modes.select(None) == list(modes.MODES)
+    with pytest.raises(ValueError, match="no such mode: bulk"):
+        modes.select("bulk")
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        ([], [("ustack", ["bulk-in", "idle-1000"]), ("ustack --no-offload", ["bulk-in"])]),
+        (["--offload"], [("ustack", ["bulk-in", "idle-1000"])]),
+        (["--no-offload"], [("ustack --no-offload", ["bulk-in", "idle-1000"])]),
+    ],
+)
+def test_offload_is_one_mode_or_both(flags: list[str], expected: list[Any]) -> None:
+    steps = bench.plan(bench.parse(["--only", "bulk-in,idle-1000", "--sides", "ustack", *flags]))
+    planned: dict[str, list[str]] = {}
+    for side, chosen in steps:
+        planned.setdefault(side.label, []).extend(mode.name for mode in chosen)
+    assert {label: sorted(names) for label, names in planned.items()} == dict(expected)
+
+
+def test_routed_modes_run_without_offload_only() -> None:
+    steps = bench.plan(bench.parse(["--only", "loss-in", "--sides", "ustack,kernel"]))
+    assert [side.label for side, _ in steps] == ["ustack --no-offload", "kernel"]
+
+
+def test_ratios_are_against_the_kernel_of_the_same_run() -> None:
+    entries = [
+        report.entry(BULK_IN, "ustack", True, result(12.0)),
+        report.entry(BULK_IN, "ustack --no-offload", False, result(0.4)),
+        report.entry(BULK_IN, "kernel", True, result(48.0)),
+    ]
+    report.add_ratios(entries)
+    assert entries[0]["of_kernel"] == 0.25
+    assert "of_kernel" not in entries[2]
+    assert [entry["floor"] for entry in entries] == [10, 0.45, None]
+    lines = report.table(entries).splitlines()
+    assert ">=10 yes" in lines[2]
+    assert ">=0.45 NO" in lines[3]
+
+
+def test_memory_is_better_when_it_is_less() -> None:
+    idle = modes.select("idle-1000")[0]
+    lines = report.table([report.entry(idle, "ustack", True, result(15.0))]).splitlines()
+    assert "<=16 yes" in lines[2]
+
+
+def test_a_failed_mode_is_a_line_with_its_reason() -> None:
+    entry = report.entry(BULK_IN, "ustack", True, {"errors": ["no TUN"]})
+    assert "failed" in report.table([entry])
+    assert "no TUN" in report.table([entry])
+
+
+def test_a_receipt_measures_from_the_first_byte_to_the_last(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock = iter([5_000_000_000, 5_100_000_000, 5_450_000_000])
+    monkeypatch.setattr(service.time, "monotonic_ns", lambda: next(clock))
+    receipt = service.Receipt(7)
+    for part in (b"abc", b"de", b"fg"):
+        receipt.room()[: len(part)] = part
+        receipt.got(len(part))
+    seen = receipt.result()
+    assert seen["sha256"] == hashlib.sha256(b"abcdefg").hexdigest()
+    assert (seen["bytes"], seen["seconds"], seen["standstill_ms"]) == (7, 0.45, 350.0)
+
+
+@pytest.mark.kernel
+@pytest.mark.needs("nft", "ethtool")
+@pytest.mark.parametrize(
+    ("sides", "names"),
+    [
+        pytest.param("kernel", ["pingpong-1", "loss-in"], id="two-modes"),
+        pytest.param(
+            "kernel,kernel-trio",
+            [mode.name for mode in modes.MODES],
+            id="all",
+            marks=pytest.mark.slow,
+        ),
+    ],
+)
+def test_modes_run_between_kernels(sides: str, names: list[str], tmp_path: Path) -> None:
+    """The epoll reference, and the trio server on kernel sockets, for a tenth of a second."""
+    output = tmp_path / "bench.json"
+    argv = ["--sides", sides, "--seconds", "0.1", "--runs", "1", "--only", ",".join(names)]
+    done = subprocess.run(
+        [sys.executable, "-m", "tools.bench", *argv, "--json", str(output)],
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(output.read_text())["results"]
+    for name in names:
+        values = {e["side"]: e["value"] for e in found if e["mode"] == name}
+        assert set(sides.split(",")) <= values.keys()
+        assert name == "idle-1000" or all(value > 0 for value in values.values())
+        assert name in done.stdout
+    loss = [entry for entry in found if entry["mode"].startswith("loss")]
+    assert all(entry["dropped_to_stack"] + entry["dropped_to_peer"] > 0 for entry in loss)
