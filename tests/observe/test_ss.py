@@ -12,6 +12,7 @@ from ustack.sock.mib import Mib
 from ustack.sock.sock import AF_INET, AF_INET6, SOCK_DGRAM, Sock
 from ustack.sock.sysctl import Sysctl
 from ustack.tcp.congestion.cubic import Cubic
+from ustack.tcp.listen import AcceptQueue
 from ustack.tcp.sock import TcpSock
 from ustack.tcp.state import ESTABLISHED, LISTEN
 
@@ -88,7 +89,10 @@ def test_how_it_prints() -> None:
 def test_a_listener_shows_its_backlog() -> None:
     sk = tcp_sock(AF_INET6)
     sk.state, sk.sport = LISTEN, 80
+    sk.accept_queue = AcceptQueue(5)
+    sk.accept_queue.push(established())
     row = ss.row(sk, 0)
+    assert (row.recv_q, row.send_q) == (1, 5)
     assert (row.state, row.local, row.peer) == ("LISTEN", "[::]:80", "[::]:*")
     assert row.info == {}
 

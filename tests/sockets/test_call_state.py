@@ -275,6 +275,13 @@ async def connect_to_nobody(world: World, sock: Any) -> object:
     return await sock.connect(await world.dead_port(sock.type))
 
 
+async def connect_to_the_wildcard(world: World, sock: Any) -> object:
+    target = await (world.listener() if sock.type == STREAM else world.bound(DGRAM))
+    world.kept.append(target)
+    wildcard = "0.0.0.0" if world.family == socket.AF_INET else "::"
+    return await sock.connect((wildcard, target.getsockname()[1]))
+
+
 async def disconnect(world: World, sock: Any) -> object:
     return world.backend.disconnect(sock)
 
@@ -312,7 +319,7 @@ async def recv_twice(world: World, sock: Any) -> object:
 
 
 async def recv_0(world: World, sock: Any) -> object:
-    return await sock.recv(0)
+    return await sock.recvfrom(0)  # socket.recv(0) does not ask the kernel
 
 
 async def recv_peek(world: World, sock: Any) -> object:
@@ -389,7 +396,8 @@ async def close(world: World, sock: Any) -> object:
 TCP_STATES = [state for name, state in sorted(globals().items()) if name.startswith("tcp_")]
 UDP_STATES = [state for name, state in sorted(globals().items()) if name.startswith("udp_")]
 CALLS = [
-    *(bind, bind_elsewhere, listen, accept, connect, connect_to_nobody, disconnect),
+    *(bind, bind_elsewhere, listen, accept, connect, connect_to_nobody),
+    *(connect_to_the_wildcard, disconnect),
     *(send, send_twice, send_nothing, sendto, sendto_port_0),
     *(recv, recv_twice, recv_0, recv_peek, recv_oob, recvmsg, recvfrom_into),
     *(shutdown_rd, shutdown_wr, shutdown_rdwr, shutdown_nonsense, getsockname, getpeername),

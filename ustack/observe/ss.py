@@ -118,7 +118,7 @@ def skmem(sk: Sock, now: int) -> Skmem:
 
 def _tcp_row(sk: TcpSock, now: int) -> SsRow:
     if sk.state == LISTEN and sk.accept_queue is not None:
-        recv_q, send_q = len(sk.accept_queue), sk.accept_queue.backlog
+        recv_q, send_q = len(sk.accept_queue), sk.accept_queue.max_backlog
     else:
         recv_q, send_q = max(sk.rcv_nxt - sk.copied_seq, 0), sk.write_seq - sk.snd_una
     return SsRow(

@@ -17,6 +17,7 @@ from typing import BinaryIO
 import trio
 
 from ustack.io.driver import Driver, Source
+from ustack.io.malloc import tune_malloc
 from ustack.io.memory import memory_pair
 from ustack.io.netlink import configure_link
 from ustack.io.timebase import TrioTime
@@ -49,6 +50,7 @@ async def open_tun(
     pcap: str | os.PathLike[str] | None = None,
     resolver: Resolver | None = None,
     grace: float = GRACE,
+    keep_memory: bool = True,
 ) -> AsyncIterator[NetworkStack]:
     """A stack on the TUN interface `name`, which is made for it and goes away with it.
 
@@ -56,12 +58,15 @@ async def open_tun(
     `routes` are prefixes behind the stack that the kernel should send through it.
     `offload`: exchange segments of up to 64 KiB with the kernel. `seed` makes ISNs, ports
     and hash secrets repeatable. `pcap`: record every packet to that file (pcapng).
-    `grace`: seconds to wait at the end for connections to close.
+    `grace`: seconds to wait at the end for connections to close. `keep_memory`: tell this
+    process's allocator not to give freed packets back to the system (`io.malloc`).
 
     Needs CAP_NET_ADMIN in the network namespace. `ustack.PreflightError`, which says what
     is missing and what mends it, if the machine does not allow it; ValueError for an
     address that is none.
     """
+    if keep_memory:
+        tune_malloc()
     with ExitStack() as cleanup:
         source, device = open_tun_device(name, mtu, offload)
         cleanup.callback(source.close)
@@ -72,7 +77,7 @@ async def open_tun(
         driver = Driver(core)
         cleanup.callback(driver.close)
         _attach(core, driver, source, device, addresses, file)
-        for default in {_DEFAULT_ROUTE[":" in cidr] for cidr in addresses}:
+        for default in sorted({_DEFAULT_ROUTE[":" in cidr] for cidr in addresses}):
             core.add_route(default, core.routes.devices[-1])
         async with _running(core, driver, resolver, grace) as stack:
             yield stack
