@@ -1,0 +1,106 @@
+"""bind, connect, disconnect, close: a socket's addresses (rules C-51, C-54, E-16, E-19).
+
+Sources: Linux `__inet_bind`, `__inet6_bind`, `__ip4_datagram_connect`,
+`__ip6_datagram_connect`, `__udp_disconnect`, `udp_destruct_common`.
+"""
+
+from __future__ import annotations
+
+from errno import EADDRNOTAVAIL, EAFNOSUPPORT, EINVAL
+
+from ustack.sock import error_queue
+from ustack.sock.addr import BROADCAST4, is_multicast
+from ustack.sock.errors import error
+from ustack.sock.proto import Address
+from ustack.sock.sock import AF_INET6, BINDADDR_LOCK, BINDPORT_LOCK, SHUTDOWN_MASK
+from ustack.udp import cork, output, sendmsg
+from ustack.udp.sock import UdpSock
+
+
+def bind(sk: UdpSock, addr: Address) -> None:
+    """Bind to (address, port); b"" is the wildcard, port 0 any port."""
+    local, port = addr
+    check_local(sk, local)
+    if sk.sport:
+        raise error(EINVAL)
+    sk.host.ports.bind(sk, local, port)
+    if sk.family == AF_INET6 and len(local) == 16:
+        sk.v6only = True
+    sk.saddr = b"" if local and (is_multicast(local) or local == BROADCAST4) else local
+    if local:
+        sk.userlocks |= BINDADDR_LOCK
+    if port:
+        sk.userlocks |= BINDPORT_LOCK
+    sk.dst = None
+    sk.host.table.hash(sk)
+
+
+def check_local(sk: UdpSock, local: bytes) -> None:
+    """Can `sk` be bound to this address?"""
+    if not local:
+        return
+    if sk.family != AF_INET6:
+        if len(local) == 16:
+            raise error(EAFNOSUPPORT)
+    elif len(local) == 4 and sk.v6only:
+        raise error(EINVAL)
+    if sk.freebind or sk.net.sysctl.ip_nonlocal_bind:
+        return
+    if not (is_multicast(local) or local == BROADCAST4 or sk.net.is_local(local)):
+        raise error(EADDRNOTAVAIL)
+
+
+def connect(sk: UdpSock, addr: Address) -> None:
+    """Set the peer: the default destination, and the only sender that is heard. May be
+    repeated; a pending error stays pending."""
+    if not sk.sport:
+        sendmsg.autobind(sk)
+    daddr = sendmsg.check_dest(sk, addr[0])
+    dst = sendmsg.route(sk, daddr, sk.saddr, sk.bindtodevice)
+    if not sk.saddr:
+        sk.saddr = dst.saddr
+    if not sk.rcv_saddr:
+        sk.rcv_saddr = dst.saddr
+    sk.daddr = dst.daddr
+    sk.dport = addr[1]
+    sk.dst = dst
+    sk.csum_base = output.csum_base(sk.saddr, sk.daddr)
+    sk.host.table.hash(sk)
+
+
+def disconnect(sk: UdpSock) -> None:
+    """Dissolve the association; an address and a port that were not bound go too."""
+    sk.daddr = b""
+    sk.dport = 0
+    sk.dst = None
+    sk.bindtodevice = 0
+    if not sk.userlocks & BINDADDR_LOCK:
+        sk.saddr = sk.rcv_saddr = b""
+    if sk.userlocks & BINDPORT_LOCK:
+        sk.host.table.hash(sk)
+    else:
+        release(sk)
+
+
+def release(sk: UdpSock) -> None:
+    """Give the port back; the socket hears nothing any more."""
+    sk.host.table.unhash(sk)
+    sk.host.ports.release(sk)
+    sk.sport = 0
+
+
+def close(sk: UdpSock) -> None:
+    """Drop everything: what is pending, what was received, what went wrong."""
+    cork.flush(sk)
+    release(sk)
+    sk.reader_queue.clear()
+    sk.receive_queue.clear()
+    sk.forward_deficit = 0
+    error_queue.purge(sk)
+    sk.rmem_alloc = 0
+    sk.daddr = b""
+    sk.dport = 0
+    sk.dst = None
+    sk.socket = None
+    sk.shutdown = SHUTDOWN_MASK  # calls that still wait end
+    sk.state_change()

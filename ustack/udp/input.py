@@ -1,0 +1,142 @@
+"""Received datagrams, up to the receive queue of a socket; ICMP errors (E-25, E-26, E-37).
+
+A datagram is checked whole at arrival, checksum included, so that what poll reports can
+be read. What is refused is counted under the kernel's names. A frame that was merged
+from several datagrams is taken apart again, unless the socket wants it whole (UDP_GRO).
+
+Sources: Linux `__udp4_lib_rcv`, `udp_queue_rcv_skb`, `__udp_enqueue_schedule_skb`,
+`__udp4_lib_err`, `__udp6_lib_err`; RFC 768, RFC 8200 section 8.1.
+"""
+
+from __future__ import annotations
+
+from struct import Struct
+from typing import TYPE_CHECKING
+
+from ustack.sock.error_queue import queue_icmp
+from ustack.sock.icmp import IcmpError, icmp_err_convert
+from ustack.sock.sock import F_RXQ_OVFL, PMTUDISC_DONT, PMTUDISC_INTERFACE, PMTUDISC_OMIT
+from ustack.sock.truesize import rx_truesize
+from ustack.udp.sock import Datagram, UdpSock
+from ustack.wire import icmp, icmpv6
+from ustack.wire.checksum import pseudo_sum, verify
+from ustack.wire.packet import IPPROTO_UDP, RxPacket
+
+if TYPE_CHECKING:
+    from ustack.udp.host import UdpHost
+
+_HEADER = Struct(">HHHH")  # source port, destination port, length, checksum
+_PORTS = Struct(">HH")
+HEADER_LEN = 8
+
+
+def rcv(host: UdpHost, rx: RxPacket) -> None:
+    """A UDP packet for this host (Linux: `__udp4_lib_rcv`, `__udp6_lib_rcv`)."""
+    l4 = rx.l4
+    available = rx.end - l4
+    if available < HEADER_LEN:
+        return _drop(host, rx, "UDP_TOO_SHORT")
+    sport, dport, ulen, csum = _HEADER.unpack_from(rx.buf, l4)
+    v6 = len(rx.src) == 16
+    if ulen != available:
+        if not ulen and v6:
+            ulen = available  # a jumbogram (RFC 2675)
+        elif not HEADER_LEN <= ulen <= available:
+            return _drop(host, rx, "UDP_TOO_SHORT")
+    end = l4 + ulen
+    sk = host.table.lookup(rx.dst, dport, rx.src, sport, rx.iif)
+    if not rx.csum_ok:
+        if not csum:
+            if v6 and not (sk is not None and sk.no_check6_rx):
+                return _drop(host, rx, "UDP_CSUM")
+        elif not verify(rx.buf, l4, end, pseudo_sum(rx.src, rx.dst, IPPROTO_UDP, ulen)):
+            return _drop(host, rx, "UDP_CSUM")
+    if sk is None:
+        sk = host.on_flow(rx) if host.on_flow is not None else None
+        if sk is None:
+            return _no_port(host, rx, v6)
+    if rx.gso_size:
+        _rcv_merged(sk, rx, sport, l4 + HEADER_LEN, end)
+    else:
+        truesize = rx.truesize or rx_truesize(rx.end - rx.l3)
+        queue_rcv(sk, Datagram(rx, sport, l4 + HEADER_LEN, end, truesize))
+
+
+def _rcv_merged(sk: UdpSock, rx: RxPacket, sport: int, start: int, end: int) -> None:
+    """A frame of several datagrams of `rx.gso_size` bytes, the last perhaps shorter."""
+    if sk.gro:
+        truesize = rx_truesize(rx.end - rx.l3, rx.gso_size)
+        queue_rcv(sk, Datagram(rx, sport, start, end, truesize, rx.gso_size))
+        return
+    headers = start - rx.l3
+    for at in range(start, end, rx.gso_size):
+        stop = min(at + rx.gso_size, end)
+        queue_rcv(sk, Datagram(rx, sport, at, stop, rx_truesize(headers + stop - at)))
+
+
+def queue_rcv(sk: UdpSock, dg: Datagram) -> None:
+    """Queue `dg` if the receive buffer has room, or is empty (rule E-26)."""
+    rmem = sk.rmem_alloc
+    if rmem and rmem + dg.truesize > sk.rcvbuf:
+        sk.drops += 1
+        mib = sk.net.mib
+        mib.drop("SOCKET_RCVBUFF")
+        prefix = "Udp6" if len(dg.rx.src) == 16 else "Udp"
+        mib.inc(prefix + "RcvbufErrors")
+        mib.inc(prefix + "InErrors")
+        return
+    sk.rmem_alloc = rmem + dg.truesize
+    if sk.inet_flags & F_RXQ_OVFL:
+        dg.dropcount = sk.drops
+    sk.receive_queue.append(dg)
+    if sk.wait_queue.waiters:
+        sk.data_ready()
+
+
+def _drop(host: UdpHost, rx: RxPacket, reason: str) -> None:
+    mib = host.net.mib
+    mib.drop(reason)
+    prefix = "Udp6" if len(rx.src) == 16 else "Udp"
+    if reason == "UDP_CSUM":
+        mib.inc(prefix + "InCsumErrors")
+    mib.inc(prefix + "InErrors")
+
+
+def _no_port(host: UdpHost, rx: RxPacket, v6: bool) -> None:
+    host.net.mib.drop("NO_SOCKET")
+    host.net.mib.inc("Udp6NoPorts" if v6 else "UdpNoPorts")
+    host.net.icmp_port_unreach(rx)
+
+
+def icmp_err(host: UdpHost, e: IcmpError) -> None:
+    """Tell the socket whose datagram met an error (Linux: `__udp4_lib_err`)."""
+    sport, dport = _PORTS.unpack_from(e.quoted)
+    sk = host.table.lookup(e.src, sport, e.dst, dport, 0)
+    if sk is None:
+        host.net.mib.inc("Icmp6InErrors" if e.version == 6 else "IcmpInErrors")
+        return
+    errno, fatal = icmp_err_convert(e.version, e.type, e.code)
+    if e.version == 4 and e.type == icmp.DEST_UNREACH and e.code == icmp.FRAG_NEEDED:
+        if sk.pmtudisc == PMTUDISC_DONT:
+            return
+        _update_pmtu(sk, e)
+    elif e.version == 6 and e.type == icmpv6.PACKET_TOO_BIG:
+        if not _update_pmtu(sk, e):
+            return
+        fatal = sk.pmtudisc != PMTUDISC_DONT
+    if not errno:
+        return
+    if sk.recverr:
+        queue_icmp(sk, e, errno, dport, e.quoted[HEADER_LEN:])
+    elif not fatal or not sk.daddr:
+        return
+    sk.err = errno
+    sk.error_report()
+
+
+def _update_pmtu(sk: UdpSock, e: IcmpError) -> bool:
+    """Learn a path MTU, unless the socket goes by its device's (Linux: `ip_sk_accept_pmtu`)."""
+    if sk.pmtudisc in (PMTUDISC_INTERFACE, PMTUDISC_OMIT):
+        return False
+    sk.net.update_pmtu(e.dst, e.info, e.now)
+    return True

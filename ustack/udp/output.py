@@ -1,0 +1,201 @@
+"""Sending datagrams: size, room, departure (rules E-9 to E-15).
+
+A datagram, or each of its fragments, is charged to `wmem_alloc` from here until the
+device has let go of it. While the charge is below `sndbuf` another datagram may start,
+whatever its size; its further fragments may take the charge to twice that, and ENOBUFS
+beyond. Room is only ever taken by packets that are stuck below the socket: the peer
+cannot stop a UDP sender.
+
+Sources: Linux `__ip_append_data`, `sock_alloc_send_pskb`, `ip_make_skb`, `udp_send_skb`.
+"""
+
+from __future__ import annotations
+
+from errno import EINVAL, EMSGSIZE, ENOBUFS, EPIPE
+from struct import Struct
+
+from ustack.sock.deadlines import NEVER
+from ustack.sock.dst import Dst
+from ustack.sock.error_queue import queue_local
+from ustack.sock.errors import error
+from ustack.sock.sock import (
+    AF_INET6,
+    F_DONTFRAG,
+    PMTUDISC_OMIT,
+    PMTUDISC_PROBE,
+    PMTUDISC_WANT,
+    SEND_SHUTDOWN,
+    would_block,
+)
+from ustack.sock.truesize import rx_truesize, tx_truesize
+from ustack.sock.wait import Op, Wait
+from ustack.udp.sock import Cork, UdpSock
+from ustack.wire.packet import DROPPED, IPPROTO_UDP, Buffer
+
+_HEADER = Struct(">HHHH")
+HEADER_LEN = 8
+_MAX_LEN = 0xFFFF
+_MAX_SEGMENTS = 128
+_IP4_HLEN, _IP6_HLEN, _FRAG6_HLEN = 20, 40, 8
+
+
+# -- size ----------------------------------------------------------------------------------
+
+
+def fragment_size(sk: UdpSock, dst: Dst, now: int) -> int:
+    """The largest packet for `dst`: the path MTU, or the device's for sockets that go by
+    it (Linux: `ip_sk_use_pmtu`)."""
+    return dst.mtu(now) if sk.pmtudisc < PMTUDISC_PROBE else dst.dev.mtu
+
+
+def check_size(sk: UdpSock, pending: Cork, length: int, now: int) -> None:
+    """EMSGSIZE for a datagram of `length` bytes of payload that cannot be sent (E-9)."""
+    v6 = len(pending.daddr) == 16
+    mtu = fragment_size(sk, pending.dst, now)
+    limit = _MAX_LEN + (_IP6_HLEN if v6 else 0)
+    disc = sk.pmtudisc
+    dontfrag = pending.dontfrag if pending.dontfrag >= 0 else sk.inet_flags & F_DONTFRAG
+    if (disc > PMTUDISC_WANT and disc != PMTUDISC_OMIT) or (v6 and dontfrag):
+        if gso_segment(sk, pending) <= 0:
+            limit = min(limit, mtu)
+    if length + HEADER_LEN + (_IP6_HLEN if v6 else _IP4_HLEN) > limit:
+        queue_local(sk, EMSGSIZE, (pending.daddr, pending.dport), mtu)
+        raise error(EMSGSIZE)
+
+
+def gso_segment(sk: UdpSock, pending: Cork) -> int:
+    """UDP_SEGMENT in force for this datagram, 0 if none."""
+    return pending.gso_size if pending.gso_size >= 0 else sk.gso_size
+
+
+def check_gso(sk: UdpSock, pending: Cork, length: int, now: int) -> int:
+    """The segment size to cut the datagram with, 0 if it is to stay whole (E-15)."""
+    size = gso_segment(sk, pending)
+    if not size:
+        return 0
+    v6 = len(pending.daddr) == 16
+    headers = HEADER_LEN + (_IP6_HLEN if v6 else _IP4_HLEN)
+    if headers + size > fragment_size(sk, pending.dst, now):
+        raise error(EMSGSIZE)
+    if length > size * _MAX_SEGMENTS or no_checksum(sk, v6):
+        raise error(EINVAL)
+    return size if length > size else 0
+
+
+def charges(pending: Cork, length: int, mtu: int, gso_size: int) -> tuple[int, int]:
+    """(charge of the datagram, charge of all its fragments but the last)."""
+    v6 = len(pending.daddr) == 16
+    hlen = _IP6_HLEN if v6 else _IP4_HLEN
+    total = hlen + HEADER_LEN + length
+    if gso_size:
+        return rx_truesize(total, gso_size), 0
+    if total <= mtu:
+        return tx_truesize(total), 0
+    if v6:
+        hlen += _FRAG6_HLEN
+    piece = mtu - hlen & ~7
+    if piece <= 0:
+        raise error(EMSGSIZE)
+    full, last = divmod(HEADER_LEN + length, piece)
+    if not last:
+        full, last = full - 1, piece
+    before = full * tx_truesize(hlen + piece)
+    return before + tx_truesize(hlen + last), before
+
+
+# -- room and departure --------------------------------------------------------------------
+
+
+def send_at_once(sk: UdpSock, pending: Cork, data: Buffer, flags: int, now: int) -> int | Op[int]:
+    """The uncorked path (Linux: `ip_make_skb`, `udp_send_skb`)."""
+    check_size(sk, pending, len(data), now)
+    if sk.err or sk.shutdown & SEND_SHUTDOWN or sk.wmem_alloc >= sk.sndbuf:
+        timeo = sk.wait_budget(sk.sndtimeo, flags)
+        if not has_room(sk, timeo):
+            return _wait_and_send(sk, pending, data, timeo, now)
+    return depart(sk, pending, data, now)
+
+
+def has_room(sk: UdpSock, timeo: int) -> bool:
+    """May a datagram start? Raises what a sender must be told first, and EAGAIN if it is
+    not to wait (Linux: `sock_alloc_send_pskb`)."""
+    sk.raise_pending()
+    if sk.shutdown & SEND_SHUTDOWN:
+        raise error(EPIPE)
+    if sk.wmem_alloc < sk.sndbuf:
+        return True
+    sk.nospace = True
+    if not timeo:
+        count_sndbuf_error(sk)
+        raise would_block()
+    return False
+
+
+def wait_for_room(sk: UdpSock, timeo: int, now: int) -> Op[int]:
+    """Wait until a datagram may start; ends with the time."""
+    deadline = None if timeo >= NEVER else now + timeo
+    while True:
+        now = yield Wait(sk.wait_queue, deadline)
+        left = timeo if deadline is None else max(deadline - now, 0)
+        if has_room(sk, left):
+            return now
+
+
+def _wait_and_send(sk: UdpSock, pending: Cork, data: Buffer, timeo: int, now: int) -> Op[int]:
+    now = yield from wait_for_room(sk, timeo, now)
+    return depart(sk, pending, data, now)
+
+
+def depart(sk: UdpSock, pending: Cork, data: Buffer, now: int) -> int:
+    """Charge the datagram and send it; its length, whatever became of it below (E-13)."""
+    length = len(data)
+    mtu = fragment_size(sk, pending.dst, now)
+    gso_size = check_gso(sk, pending, length, now) if gso_segment(sk, pending) else 0
+    charge, before_last = charges(pending, length, mtu, gso_size)
+    if before_last and sk.wmem_alloc + before_last >= 2 * sk.sndbuf:
+        count_sndbuf_error(sk)
+        raise error(ENOBUFS)
+    transmit(sk, pending, data, gso_size, charge, now)
+    return length
+
+
+def transmit(
+    sk: UdpSock, pending: Cork, data: Buffer, gso_size: int, charge: int, now: int
+) -> None:
+    """Put the header on and send (Linux: `udp_send_skb`)."""
+    length = len(data)
+    saddr, daddr = pending.saddr, pending.daddr
+    ulen = length + HEADER_LEN
+    v6 = len(daddr) == 16
+    if no_checksum(sk, v6):
+        csum = 0
+    else:
+        if daddr is sk.daddr and saddr is sk.saddr:
+            csum = sk.csum_base + ulen
+        else:
+            csum = csum_base(saddr, daddr) + ulen
+        if csum > 0xFFFF:
+            csum -= 0xFFFF
+    header = _HEADER.pack(sk.sport, pending.dport, ulen, csum)
+    verdict = sk.net.send_datagram(
+        sk, IPPROTO_UDP, saddr, daddr, pending.dst, header, [data], length, gso_size,
+        charge, pending.ttl, pending.tos, now,
+    )  # fmt: skip
+    if verdict == DROPPED:
+        count_sndbuf_error(sk)
+        if sk.recverr:
+            raise error(ENOBUFS)
+    sk.net.mib.values["Udp6OutDatagrams" if v6 else "UdpOutDatagrams"] += 1
+
+
+def csum_base(saddr: bytes, daddr: bytes) -> int:
+    """The part of the pseudo header's sum that does not depend on the length, below 65535."""
+    return (int.from_bytes(saddr + daddr, "big") + IPPROTO_UDP) % 0xFFFF
+
+
+def no_checksum(sk: UdpSock, v6: bool) -> bool:
+    return sk.no_check6_tx if v6 else sk.no_check
+
+
+def count_sndbuf_error(sk: UdpSock) -> None:
+    sk.net.mib.inc("Udp6SndbufErrors" if sk.family == AF_INET6 else "UdpSndbufErrors")

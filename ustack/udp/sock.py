@@ -1,0 +1,109 @@
+"""The UDP socket (Linux: `struct udp_sock`)."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING
+
+from ustack.sock.dst import Dst
+from ustack.sock.sock import SOCK_DGRAM, Sock
+from ustack.wire.packet import IPPROTO_UDP, RxPacket
+
+if TYPE_CHECKING:
+    from ustack.udp.host import UdpHost
+
+
+class Datagram:
+    """One received datagram: its payload is `rx.buf[start:end]`.
+
+    `truesize` is what it is charged with, `dropcount` how many the socket had dropped
+    before it, `peeked` whether a peek has seen it, `gro` its segment size if it is
+    several datagrams kept together for UDP_GRO, else 0.
+    """
+
+    __slots__ = ("dropcount", "end", "gro", "peeked", "rx", "sport", "start", "truesize")
+
+    def __init__(
+        self, rx: RxPacket, sport: int, start: int, end: int, truesize: int, gro: int = 0
+    ) -> None:
+        self.rx = rx
+        self.sport = sport
+        self.start = start
+        self.end = end
+        self.truesize = truesize
+        self.gro = gro
+        self.dropcount = 0
+        self.peeked = False
+
+
+class Cork:
+    """A datagram on its way: where it goes and how, fixed by its first call, and its bytes.
+
+    `gso_size` and `dontfrag` are what control messages asked for, -1 where the socket's
+    options hold. A corked one collects in `buffer`; `charge` is what its pieces are
+    charged with meanwhile, on `wmem_alloc`.
+    """
+
+    __slots__ = (
+        "buffer", "charge", "daddr", "dontfrag", "dport", "dst", "gso_size", "saddr", "tos", "ttl",
+    )  # fmt: skip
+
+    def __init__(
+        self, dst: Dst, saddr: bytes, daddr: bytes, dport: int, ttl: int, tos: int
+    ) -> None:
+        self.dst = dst
+        self.saddr = saddr
+        self.daddr = daddr
+        self.dport = dport
+        self.ttl = ttl
+        self.tos = tos
+        self.gso_size = -1
+        self.dontfrag = -1
+        self.buffer: bytearray | None = None
+        self.charge = 0
+
+
+class UdpSock(Sock):
+    """One UDP endpoint; connected if `daddr` is set.
+
+    Received datagrams wait in `receive_queue`; a reader takes them over, all at once, into
+    `reader_queue`, and what it has taken is given back to the buffer (`forward_deficit`)
+    when that is empty or a quarter of the buffer has come together (E-26).
+    """
+
+    __slots__ = (
+        "cork", "corked", "csum_base", "forward_deficit", "gro", "gso_size", "hash_key", "host",
+        "no_check6_rx", "no_check6_tx", "reader_queue", "receive_queue",
+    )  # fmt: skip
+
+    def __init__(self, host: UdpHost, family: int) -> None:
+        super().__init__(host.net, family, SOCK_DGRAM, IPPROTO_UDP)
+        self.host = host
+        self.prot = host.prot
+        self.receive_queue: deque[Datagram] = deque()
+        self.reader_queue: deque[Datagram] = deque()
+        self.forward_deficit = 0
+        self.hash_key: tuple[bytes, int] | tuple[bytes, int, bytes, int] | None = None
+        self.csum_base = 0  # pseudo-header sum of addresses and protocol, when connected
+        self.corked = False  # UDP_CORK
+        self.cork: Cork | None = None  # the pending datagram
+        self.gso_size = 0  # UDP_SEGMENT
+        self.gro = False  # UDP_GRO
+        self.no_check6_tx = False
+        self.no_check6_rx = False
+
+    def __repr__(self) -> str:
+        return f"<UdpSock {self.sport}->{self.dport} rmem={self.rmem_alloc} wmem={self.wmem_alloc}>"
+
+    def has_data(self) -> bool:
+        """Is a datagram waiting?"""
+        return bool(self.reader_queue or self.receive_queue)
+
+    def is_writeable(self) -> bool:
+        """Does poll say OUT? Less than half of the buffer is in use (rule E-11)."""
+        return self.wmem_alloc < self.sndbuf >> 1
+
+    def handle_tx_done(self, charge: int, now: int) -> None:
+        self.wmem_alloc -= charge
+        if self.is_writeable():
+            self.wake_writers()
