@@ -1,12 +1,15 @@
 """The kernel's side of the TUN: addresses, MTU, link, routes, by netlink.
 
-Every request is one message that the kernel answers at once: nothing here waits. IPv6
-addresses are added without duplicate address detection, so they can be used when
-`configure_link` returns. pyroute2 takes 0.1 s to import, hence inside the functions.
+Every request is one message that the kernel answers at once. IPv6 addresses are added
+without duplicate address detection; even so the kernel accepts packets for one only after
+a work item of its own has run (Linux: `addrconf_dad_work`), a moment after the link has
+come up. That is waited for, with a bound, so that when `configure_link` returns the
+addresses can be used. pyroute2 takes 0.1 s to import, hence inside the functions.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from errno import EACCES, EADDRNOTAVAIL, EAFNOSUPPORT, EEXIST, EINVAL, EOPNOTSUPP, EPERM
 from ipaddress import ip_interface, ip_network
@@ -16,6 +19,9 @@ from ustack.io.preflight import PreflightError
 
 _IFA_F_NODAD = 0x02
 _ADDR_GEN_MODE_NONE = "1"
+_RTN_LOCAL = 2
+_AF_INET6 = 10
+_WAIT, _STEP = 2.0, 0.001  # s
 
 
 def configure_link(name: str, mtu: int, peers: Sequence[str], routes: Sequence[str] = ()) -> None:
@@ -33,6 +39,8 @@ def configure_link(name: str, mtu: int, peers: Sequence[str], routes: Sequence[s
         for peer in peers:
             _add_address(ipr, name, index, peer)
         _try(f"cannot set {name} up", ipr.link, "set", index=index, state="up")
+        for peer in peers:
+            _await_address(ipr, peer)
         for route in routes:
             what = f"cannot route {route} through {name}"
             _try(what, ipr.route, "add", dst=str(_network(route)), oif=index)
@@ -69,6 +77,28 @@ def _add_address(ipr: Any, name: str, index: int, cidr: str) -> None:
         prefixlen=interface.network.prefixlen,
         **extra,
     )
+
+
+def _await_address(ipr: Any, cidr: str) -> None:
+    """Until the kernel accepts packets for the address; IPv4 ones are ready at once."""
+    interface = ip_interface(cidr)
+    if interface.version == 4:
+        return
+    give_up = time.monotonic() + _WAIT
+    while not _is_local(ipr, str(interface.ip)):
+        if time.monotonic() > give_up:
+            raise PreflightError(f"the kernel does not take {cidr} into use", "try again")
+        time.sleep(_STEP)
+
+
+def _is_local(ipr: Any, address: str) -> bool:
+    from pyroute2.netlink.exceptions import NetlinkError
+
+    try:
+        found = ipr.route("get", dst=address, family=_AF_INET6)
+    except NetlinkError:
+        return False
+    return any(route["type"] == _RTN_LOCAL for route in found)
 
 
 def _try(what: str, request: Any, *args: Any, **kwargs: Any) -> None:
