@@ -82,6 +82,11 @@ class IpHost(IpOutput):
 
     # -- configuration -----------------------------------------------------------------
 
+    @property
+    def devices(self) -> list[Device]:
+        """Every device, loopback first."""
+        return self.routes.devices
+
     def add_device(self, dev: Device) -> int:
         """Attach a device; its index, from 1 (loopback) up."""
         devices = self.routes.devices
