@@ -26,7 +26,7 @@ of an end host's own link tells no ICMP, and a veth silently drops what is large
 MTU of its receiving end.
 
 Everything here needs CAP_SYS_ADMIN over the user namespace: be root, or start under
-`unshare --user --map-root-user`.
+`unshare --user --map-root-user --net`.
 """
 
 from __future__ import annotations
@@ -119,7 +119,7 @@ def _unshared_fd() -> int:
     if result[0] < 0:
         raise BedError(
             f"no network namespace: {os.strerror(result[1])}; "
-            "run as root or under `unshare --user --map-root-user`"
+            "run as root or under `unshare --user --map-root-user --net`"
         )
     return result[0]
 

@@ -131,7 +131,7 @@ def main() -> int:
         if os.geteuid() != 0:
             unshare = testbed.need_tool("unshare")
             again = [sys.executable, "-m", "tools.bench", *sys.argv[1:]]
-            os.execv(unshare, [unshare, "--user", "--map-root-user", *again])
+            os.execv(unshare, [unshare, "--user", "--map-root-user", "--net", *again])
         return run(args)
     except (testbed.BedError, ValueError) as exc:
         print(f"bench: {exc}", file=sys.stderr)
