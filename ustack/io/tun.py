@@ -113,7 +113,7 @@ class TunDevice(Device):
         try:
             if self.vnet:
                 vnet = encode(packet) if packet.csum_start else NO_OFFLOAD
-                sent = os.writev(self.fd, [vnet, header, *packet.payload])
+                sent = os.writev(self.fd, [vnet, header, *packet.payload]) - HDR_LEN
             else:
                 sent = os.writev(self.fd, [header, *packet.payload])
         except OSError as exc:
