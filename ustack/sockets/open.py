@@ -166,9 +166,10 @@ async def _running(
             try:
                 yield stack
             finally:
-                with trio.CancelScope(shield=True):
-                    await stack.aclose(grace)
-                nursery.cancel_scope.cancel()
+                if not nursery.cancel_scope.cancel_called:  # else the driver is no more
+                    with trio.CancelScope(shield=True):
+                        await stack.aclose(grace)
+                    nursery.cancel_scope.cancel()
     except BaseExceptionGroup as group:
         if len(group.exceptions) == 1:
             raise group.exceptions[0] from group.exceptions[0].__cause__

@@ -41,7 +41,7 @@ from typing import TYPE_CHECKING, overload
 import trio
 
 from ustack.sock.errors import error
-from ustack.sock.sock import RecvMsg, Sock
+from ustack.sock.sock import MSG_ERRQUEUE, RecvMsg, Sock
 from ustack.sock.wait import POLLERR, POLLHUP, POLLIN, POLLOUT, Op, Wait
 from ustack.sockets import address as addresses
 from ustack.sockets import buffers
@@ -205,7 +205,7 @@ class SocketType(BaseSocket):
         sk = self._sk
         if sk is None:
             raise error(errno.EBADF)
-        if self._receiving:
+        if self._receiving and not flags & MSG_ERRQUEUE:
             raise trio.BusyResourceError("another task is receiving from this socket")
         driver = self._driver
         now = driver.now()
