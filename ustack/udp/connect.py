@@ -20,7 +20,8 @@ from ustack.udp.sock import UdpSock
 def bind(sk: UdpSock, addr: Address) -> None:
     """Bind to (address, port); b"" is the wildcard, port 0 any port."""
     local, port = addr
-    check_local(sk, local)
+    if sk.family != AF_INET6 or not sk.sport:  # `__inet6_bind` looks at the port first
+        check_local(sk, local)
     if sk.sport:
         raise error(EINVAL)
     sk.host.ports.bind(sk, local, port)
