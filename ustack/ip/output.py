@@ -101,9 +101,10 @@ class Template:
         self.locked = dst.pmtu_locked
         self.addrs = sk.saddr + sk.daddr
         self.csum_offset = _CSUM_OFFSET[sk.protocol]
-        df = sk.pmtudisc == PMTUDISC_DO or (sk.pmtudisc == PMTUDISC_WANT and not dst.pmtu_locked)
-        self.frag = ipv4.DF if df else 0
+        self.frag = 0
         if dst.version == 4:
+            if sk.pmtudisc == PMTUDISC_DO or (sk.pmtudisc == PMTUDISC_WANT and not self.locked):
+                self.frag = ipv4.DF
             self.first = 0x4500 | sk.tos
             self.hops = ttl << 8 | sk.protocol
         else:
