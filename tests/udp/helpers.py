@@ -56,8 +56,9 @@ def datagram(
         csum = 0xFFFF ^ fold(total) or 0xFFFF
     hlen = 20 if len(dst) == 4 else 40
     buf = bytes(hlen) + header[:6] + csum.to_bytes(2, "big") + data
+    end = len(buf)
     return RxPacket(
-        buf, 0, hlen, hlen + 8 + len(data), IPPROTO_UDP, src, dst, 0x10, 61, gso_size, False, iif, now
+        buf, 0, hlen, end, IPPROTO_UDP, src, dst, 0x10, 61, gso_size, False, iif, now
     )  # fmt: skip
 
 
@@ -95,5 +96,3 @@ def queued(sk: UdpSock) -> list[bytes]:
 
 def is_op(result: object) -> bool:
     return isinstance(result, Generator)
-
-
