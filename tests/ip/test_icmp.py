@@ -236,6 +236,14 @@ def test_ipv6_limit_is_more_lenient_for_unspecific_routes():
     assert len(w.dev.take()) == 1
 
 
+def test_ipv6_packet_too_big_is_not_limited():
+    w = World()
+    w.inject(ip6(b"12345678"))
+    for _ in range(20):
+        w.host.icmp_send(w.udp.received[0], icmpv6.PACKET_TOO_BIG, 0, 1400)
+    assert len(answers6(w)) == 20
+
+
 def test_loopback_is_not_limited():
     w = World()
     here = parse_addr("127.0.0.1")
@@ -319,6 +327,7 @@ def test_error_about_a_tcp_segment():
         error6(1, 4, quote=OURS6[:47]),
         error6(1, 4, quote=ip6(bytes(8), src=PEER6, dst=US6)),
         error6(3, 1),
+        ip6(icmpv6.build(PEER6, US6, 136, 0, 0, bytes(16)), proto=IPPROTO_ICMPV6),
     ],
 )
 def test_errors_that_are_ignored(packet):

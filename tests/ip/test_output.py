@@ -225,6 +225,22 @@ def test_datagram():
     assert packet.payload == udp(US4, PEER4, b"hello")
 
 
+def test_ipv6_datagram():
+    w = World()
+    datagram(w, unconnected(w, PEER6), b"hello", ttl=7, tos=4, daddr=PEER6)
+    (packet,) = map(Ip6, w.dev.take())
+    assert (packet.hops, packet.tclass, packet.src, packet.dst) == (7, 4, US6, PEER6)
+    assert packet.payload == udp(US6, PEER6, b"hello")
+
+
+def test_datagram_waits_at_its_senders_expense():
+    w = World()
+    w.dev.verdict = QUEUED
+    sk = unconnected(w)
+    assert datagram(w, sk, b"hello", charge=832) == QUEUED
+    assert sk.wmem_alloc == 832
+
+
 def test_datagram_without_checksum():
     w = World()
     datagram(w, w.sock(PEER4, IPPROTO_UDP), b"hello", csum=False)

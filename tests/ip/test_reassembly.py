@@ -138,6 +138,38 @@ def test_different_datagrams_do_not_mix():
     assert payloads(w) == [b"b" * 8 + b"c", b"a" * 8 + b"d"]
 
 
+def test_ipv6_ecn():
+    w = World()
+    first, last = cut6(DATA[:16], 8)
+    ce = 0x30
+    w.inject(first[:1] + bytes((first[1] | ce,)) + first[2:], last[:1] + b"\x20" + last[2:])
+    assert w.udp.received[0].tos == 3
+
+
+def test_ipv6_datagram_beyond_65535_is_discarded():
+    w = World()
+    options = bytes((44, 0, 1, 4, 0, 0, 0, 0))
+    pieces = range(0, 65528, 8184)
+    for offset in pieces:
+        size = min(8184, 65528 - offset)
+        field = offset | (offset + size < 65528)
+        header = bytes((17, 0)) + field.to_bytes(2, "big") + bytes(4)
+        w.inject(ip6(options + header + bytes(size), proto=60))
+    assert not w.udp.received
+    assert w.drops() == {"PKT_TOO_BIG": 1}
+
+
+def test_fragments_of_fragments_are_refused():
+    w = World()
+    inner = bytes((17, 0, 0, 1)) + bytes(4) + bytes(16)
+    for offset in (0, 16):
+        field = offset | (offset == 0)
+        header = bytes((44, 0)) + field.to_bytes(2, "big") + bytes(4)
+        w.inject(ip6(header + inner[offset : offset + 16], proto=44))
+    assert w.drops() == {"IPV6_BAD_EXTHDR": 1}
+    assert not w.host._input6._reassembly.queues
+
+
 @pytest.mark.parametrize(("family", "seconds"), [(4, 30), (6, 60)])
 def test_timeout_tells_the_sender(family, seconds):
     w = World()

@@ -2,9 +2,9 @@
 
 What differs: the checksum covers a pseudo header; every error type is rate-limited but
 Packet Too Big, the more leniently the less specific the route back is; an error is at
-most 1,280 bytes long; a Parameter Problem about an option and a Packet Too Big answer
-multicasts too. Neighbour and router discovery and MLD, which a point-to-point device does
-not need, are counted and ignored.
+most 1,280 bytes long. Multicasts are not received, so none is answered. Neighbour and
+router discovery and MLD, which a point-to-point device does not need, are counted and
+ignored.
 
 Sources: Linux `icmp6_send`, `icmpv6_xrlim_allow`, `icmpv6_rcv`, `icmpv6_notify`,
 `is_ineligible`; RFC 4443 section 2.4.
@@ -103,31 +103,16 @@ class Icmpv6(IcmpHandler):
 
     def send(self, rx: RxPacket, kind: int, code: int, info: int = 0) -> None:
         """Answer `rx` with an error, if the rules allow it (Linux: `icmp6_send`)."""
-        net = self._net
-        if not self._may_answer(rx, kind, code) or not self._within_limit(rx, kind):
-            return
-        saddr = rx.dst if net.is_local(rx.dst) else self._source(rx)
-        if not saddr:
+        if not self._may_answer(rx) or not self._within_limit(rx, kind):
             return
         quote = rx.buf[rx.l3 : min(rx.end, rx.l3 + QUOTE_MAX)]
-        message = icmpv6.build(saddr, rx.src, kind, code, info, quote)
-        self._reply(rx, saddr, message, 0, _OUT_COUNTERS[kind])
+        message = icmpv6.build(rx.dst, rx.src, kind, code, info, quote)
+        self._reply(rx, rx.dst, message, 0, _OUT_COUNTERS[kind])
 
-    def _source(self, rx: RxPacket) -> bytes:
-        """Whence to answer a packet that was not sent to an address of ours."""
-        try:
-            return self._net.route(rx.src).saddr
-        except OSError:
-            return b""
-
-    def _may_answer(self, rx: RxPacket, kind: int, code: int) -> bool:
+    def _may_answer(self, rx: RxPacket) -> bool:
         """F-20, F-21: the packets about which an error may be sent."""
-        if is_unspecified(rx.src) or is_multicast(rx.src):
+        if not self._net.is_local(rx.dst) or is_unspecified(rx.src) or is_multicast(rx.src):
             return False
-        if is_multicast(rx.dst):
-            wanted = kind == icmpv6.PARAM_PROBLEM and code == icmpv6.UNK_OPTION
-            if not wanted and kind != icmpv6.PACKET_TOO_BIG:
-                return False
         upper = skip_exthdr(rx.buf, rx.l3 + IPV6_LEN, rx.end, rx.buf[rx.l3 + 6])
         if upper is None or upper[0] != IPPROTO_ICMPV6 or upper[2]:
             return True

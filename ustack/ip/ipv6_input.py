@@ -126,6 +126,9 @@ class Ipv6Input:
         elif at.problem is not None:
             self._refuse("IPV6_BAD_EXTHDR", "Ip6InHdrErrors")
             self._icmp.send(rx, icmpv6.PARAM_PROBLEM, at.problem[0], at.problem[1])
+        elif at.frag and rx.truesize:
+            # fragments of fragments: no host sends them, and each level would be a call
+            self._refuse("IPV6_BAD_EXTHDR", "Ip6InHdrErrors")
         elif at.frag:
             self._fragment(rx, at)
         else:
