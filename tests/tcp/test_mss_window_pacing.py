@@ -73,6 +73,8 @@ class TestMss:
         assert advertise_mss(65536, False) == 65495
         assert advertise_mss(1280, True) == 1220
         assert advertise_mss(65536, True) == 65476
+        assert advertise_mss(65515 + 60, True) == 65515
+        assert advertise_mss(65516 + 60, True) == 65535
 
     def test_first_window_on_loopback(self) -> None:
         """MTU 65536 with timestamps: half of a window of 65483 makes two segments of
@@ -118,11 +120,16 @@ class TestPacing:
             (1024 * 1460 * 7, 1 << 20, 7),  # 1 ms worth
             (1024 * 1460 * 7, 5120, 7),
             (0, 0xFFFFFFFF, 2),  # no sample yet
+            (0, 512 * 4, 2),
             (PACING_UNLIMITED, 1 << 20, 44),
         ],
     )
     def test_burst(self, rate: int, min_rtt_us: int, segs: int) -> None:
         assert tso_segs(rate, min_rtt_us, 1460) == segs
+
+    def test_burst_stops_growing_on_long_paths(self) -> None:
+        assert tso_segs(0, 31 << 9, 1, min_tso_segs=0, gso_max=1 << 31) == 1
+        assert tso_segs(0, 32 << 9, 1, min_tso_segs=0, gso_max=1 << 32) == 0
 
     def test_burst_of_huge_segments(self) -> None:
         assert tso_segs(PACING_UNLIMITED, 0, 32741) == 2
@@ -228,6 +235,25 @@ class TestWindow:
     def test_no_buffer_no_window(self) -> None:
         assert select_window(5000, 0, 1000, 1460, 5000, 0, 0) == 0
 
+    def test_unscaled_boundaries(self) -> None:
+        full = 30000
+        for offered, expected in ((28540, 29200), (28541, 28541), (30000, 30000), (30001, 29200)):
+            assert select_window(full, full, full, 1460, full, offered, 0) == expected
+        # a segment as large as the buffer: the offer stands until half a buffer more is free
+        for free, expected in ((800, 300), (801, 801)):
+            assert select_window(free, 1000, 1000, 1460, 1000, 300, 0) == expected
+
+    def test_zero_window_boundaries(self) -> None:
+        # half of the buffer free is not low: a window below the segment size is fine
+        assert select_window(1000, 2000, 2000, 1500, 2000, 0, 0) == 0
+        assert select_window(1000, 2000, 2000, 1500, 2000, 100, 2) == 1000
+        assert select_window(999, 2000, 2000, 1500, 2000, 100, 2) == 0
+        assert select_window(900, 2000, 2000, 900, 2000, 100, 2) == 900
+        assert select_window(899, 2000, 2000, 900, 2000, 100, 2) == 0
+        # a sixteenth of the buffer, when the clamp is lower than that
+        assert select_window(125, 2000, 260, 1, 260, 100, 0) == 125
+        assert select_window(124, 2000, 260, 1, 260, 100, 0) == 0
+
     def test_low_space(self) -> None:
         assert space_is_low(499, 1000, 5000)
         assert not space_is_low(500, 1000, 5000)
@@ -246,6 +272,15 @@ class TestWindow:
         assert got == 50_000 // 1024 * 1024
         assert select_window(50_000, full, full, 1460, 3000, full, 10, shrink=True) == 3072
         assert select_window(5000, full, full, 1460, full, full, 13, shrink=True) == 0
+        # without a scale there is no shrinking, and no rounding before the test
+        assert select_window(1025, 2048, 2048, 1, 2048, 0, 0, shrink=True) == 1025
+        # 33000 is not low until it is rounded down; then it is less than a segment
+        assert select_window(33000, 65600, 65600, 60000, 65600, 0, 13, shrink=True) == 0
+        assert select_window(33000, 65600, 65600, 60000, 65600, 0, 13) == 40960
+
+    def test_half_of_the_buffer_is_not_low_when_shrinking(self) -> None:
+        assert select_window(1024, 2048, 2048, 1500, 2048, 0, 1, shrink=True) == 1024
+        assert select_window(0, 0, 5, 1, 5, 0, 1, shrink=True) == 0
 
     @given(
         st.integers(-50_000, 1 << 22),
@@ -297,3 +332,16 @@ class TestGrowth:
         # 128 bytes of 832: two halvings of 10.6 MB (a quarter) must still exceed the window
         assert self.grow(3_000_000, 128, 832, window_clamp=1 << 24, free_space=1 << 24) == 0
         assert self.grow(2_000_000, 128, 832, window_clamp=1 << 24, free_space=1 << 24) == 2920
+
+    def test_boundaries(self) -> None:
+        assert self.grow(79999, 500, 1280) == 1
+        # the charge is worth exactly the payload: dense
+        assert self.grow(20000, 810, 1280, rcv_mss=500) == 2920
+        assert self.grow(20000, 809, 1280, rcv_mss=500) == 1618
+        # 405 is half of it: one halving, allowed up to half of the largest buffer
+        half = win_from_space(100_000, 162) // 2
+        small = {"tcp_rmem_max": 100_000, "rcv_mss": 500}
+        assert self.grow(half, 405, 1280, **small) == 1000
+        assert self.grow(half + 1, 405, 1280, **small) == 0
+        assert self.grow(half // 2, 404, 1280, **small) == 1000
+        assert self.grow(half // 2 + 1, 404, 1280, **small) == 0

@@ -148,3 +148,60 @@ def test_minimum_is_a_recent_sample(steps: list[tuple[int, int]]) -> None:
         assert got == low.get()
         assert got in recent
         assert min(recent) <= got <= value
+
+
+def test_variation_falls_once_a_round_trip() -> None:
+    rtt = RttEstimator()
+    rtt.sample(400 * MS, 0, 1000)  # rttvar 800 ms; the next round ends beyond 1000
+    rtt.sample(400 * MS, 1000, 2000)
+    assert (rtt.rttvar_us, rtt.rtt_seq, rtt.mdev_max_us) == (800 * MS, 1000, 800 * MS)
+    rtt.sample(400 * MS, 1001, 2000)  # mdev has fallen, its maximum has not: first round over
+    assert (rtt.rttvar_us, rtt.rtt_seq, rtt.mdev_max_us) == (800 * MS, 2000, 200 * MS)
+    rtt.sample(400 * MS, 2000, 3000)
+    assert (rtt.mdev_us, rtt.mdev_max_us, rtt.rttvar_us) == (337_500, 337_500, 800 * MS)
+    rtt.sample(400 * MS, 2001, 3000)
+    assert rtt.rttvar_us == 800 * MS - (800 * MS - 337_500) // 4
+
+
+def test_minimum_when_the_window_ends() -> None:
+    """Each choice is good for exactly the window, and equal samples make it younger."""
+    low = MinRttFilter(window_us=100)
+    low.update(10, 7)
+    low.update(20, 7)
+    assert low.update(120, 9) == 7
+    assert low.update(121, 9) == 9
+
+
+def test_second_and_third_choice_come_from_later_parts() -> None:
+    low = MinRttFilter(window_us=100)
+    low.update(1, 10)
+    low.update(26, 20)  # a quarter old exactly: not yet
+    low.update(27, 30)  # second and third choice
+    low.update(51, 40)  # half: not yet
+    low.update(52, 50)
+    assert low.update(101, 60) == 10
+    assert low.update(102, 60) == 30
+    assert low.update(127, 60) == 30
+    assert low.update(128, 60) == 50
+    assert low.update(153, 70) == 60
+
+
+def test_a_better_second_choice_replaces_both() -> None:
+    low = MinRttFilter(window_us=100)
+    low.update(0, 10)
+    low.update(30, 30)
+    low.update(60, 40)
+    low.update(70, 35)  # better third
+    low.update(80, 30)  # as good as the second, and younger
+    assert low.update(101, 99) == 30
+    assert low.update(180, 99) == 30
+    assert low.update(181, 99) == 99
+
+
+def test_old_third_choice_resets() -> None:
+    low = MinRttFilter(window_us=100)
+    low.update(0, 10)
+    assert low.update(100, 50) == 10
+    low = MinRttFilter(window_us=100)
+    low.update(0, 10)
+    assert low.update(101, 50) == 50

@@ -19,9 +19,16 @@ class SackMachine(RuleBasedStateMachine):
         self.model: list[set[int]] = []
         self.dsack: tuple[int, int] | None = None
 
-    @rule(at=st.integers(0, 100), length=st.integers(1, 30))
-    def new_ofo(self, at: int, length: int) -> None:
-        at += self.base
+    @rule(
+        arrivals=st.lists(
+            st.tuples(st.integers(0, 100), st.integers(1, 20)), min_size=1, max_size=8
+        )
+    )
+    def new_ofo(self, arrivals: list[tuple[int, int]]) -> None:
+        for at, length in arrivals:
+            self.arrive(self.base + at, length)
+
+    def arrive(self, at: int, length: int) -> None:
         self.sacks.new_ofo(at, at + length)
         new = set(range(at, at + length))
         near = set(range(at - 1, at + length + 1))
