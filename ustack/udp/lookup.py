@@ -78,7 +78,10 @@ class UdpTable:
         for key in ((laddr, lport), (b"", lport)):
             found = self._bound.get(key)
             if found is not None:
-                sk = self._best(found, laddr, lport, raddr, rport, iif)
+                if len(found) > 1:
+                    sk = self._best(found, laddr, lport, raddr, rport, iif)
+                else:
+                    sk = found[0] if _score(found[0], len(laddr) == 16, raddr, iif) > 0 else None
                 if sk is not None:
                     return sk
         return None
@@ -93,7 +96,7 @@ class UdpTable:
             score = _score(sk, len(laddr) == 16, raddr, iif)
             if score > badness:
                 best, badness = sk, score
-        if best is not None and best.reuseport and len(socks) > 1:
+        if best is not None and best.reuseport:
             group = [
                 sk
                 for sk in socks

@@ -37,6 +37,7 @@ HEADER_LEN = 8
 _MAX_LEN = 0xFFFF
 _MAX_SEGMENTS = 128
 _IP4_HLEN, _IP6_HLEN, _FRAG6_HLEN = 20, 40, 8
+_WIRE4_HLEN, _WIRE6_HLEN = _IP4_HLEN + HEADER_LEN, _IP6_HLEN + HEADER_LEN
 
 
 # -- size ----------------------------------------------------------------------------------
@@ -108,11 +109,17 @@ def charges(pending: Cork, length: int, mtu: int, gso_size: int) -> tuple[int, i
 
 def send_at_once(sk: UdpSock, pending: Cork, data: Buffer, flags: int, now: int) -> int | Op[int]:
     """The uncorked path (Linux: `ip_make_skb`, `udp_send_skb`)."""
-    check_size(sk, pending, len(data), now)
+    total = len(data) + (_WIRE6_HLEN if len(pending.daddr) == 16 else _WIRE4_HLEN)
+    small = total <= fragment_size(sk, pending.dst, now) and not gso_segment(sk, pending)
+    if not small:
+        check_size(sk, pending, len(data), now)
     if sk.err or sk.shutdown & SEND_SHUTDOWN or sk.wmem_alloc >= sk.sndbuf:
         timeo = sk.wait_budget(sk.sndtimeo, flags)
         if not has_room(sk, timeo):
             return _wait_and_send(sk, pending, data, timeo, now)
+    if small:
+        transmit(sk, pending, data, 0, tx_truesize(total), now)
+        return len(data)
     return depart(sk, pending, data, now)
 
 
