@@ -12,6 +12,7 @@ from ustack.sock.truesize import TX_OVERHEAD, rx_truesize, tx_truesize
     [
         (28, 832), (92, 832), (192, 832), (193, 1280), (628, 1280), (640, 1280), (641, 2304),
         (1028, 2304), (1500, 2304), (1664, 2304), (1665, 4352),
+        (15928, 16640), (16128, 16932), (65535, 66339),
     ],
 )  # fmt: skip
 def test_one_packet(ip_len: int, charge: int) -> None:

@@ -7,7 +7,8 @@ dropped, SO_MEMINFO) depends on the charge, so it is computed as on Linux 6.18, 
 
 - a TCP send entry is its payload plus `TX_OVERHEAD`, whatever it carries;
 - a packet of IP length L is a 256-byte descriptor plus its bucket: 576 for small heads
-  (L + 64 <= 256), else the power of two that holds L + 64 of headroom + 320 of tail;
+  (L + 64 <= 256), else the power of two that holds L + 64 of headroom + 320 of tail; one
+  too long for a linear buffer is a small head and its payload in pages;
 - a frame merged from several segments sits in pages: 832 and 4096 for each started 4 KiB.
 """
 
@@ -18,6 +19,8 @@ TX_OVERHEAD = 832  # a descriptor and a small head
 _DESCRIPTOR = 256
 _SMALL_LIMIT = 256 - 64  # largest IP length in a small head
 _HEAD_AND_TAIL = 64 + 320
+_LINEAR_LIMIT = 16_000  # largest IP length in one buffer (Linux: SKB_MAX_ALLOC)
+_UDP_HEADERS = 28
 _MERGED_HEADERS = 40  # the least that IP and TCP headers take off a merged frame's pages
 
 
@@ -26,13 +29,13 @@ def rx_truesize(ip_len: int, gso_size: int = 0) -> int:
     `wire.packet.Frame`."""
     if gso_size:
         return TX_OVERHEAD + (ip_len - _MERGED_HEADERS + 4095 & ~4095)
-    if ip_len <= _SMALL_LIMIT:
-        return TX_OVERHEAD
-    return _DESCRIPTOR + (1 << (ip_len + _HEAD_AND_TAIL - 1).bit_length())
+    return tx_truesize(ip_len)
 
 
 def tx_truesize(ip_len: int) -> int:
     """Charge for one datagram, or one fragment, of `ip_len` bytes on its way out."""
     if ip_len <= _SMALL_LIMIT:
         return TX_OVERHEAD
+    if ip_len > _LINEAR_LIMIT:
+        return TX_OVERHEAD + ip_len - _UDP_HEADERS
     return _DESCRIPTOR + (1 << (ip_len + _HEAD_AND_TAIL - 1).bit_length())
