@@ -198,3 +198,7 @@ class IpHost(IpOutput):
             self.icmpv6.send(rx, icmpv6.DEST_UNREACH, icmpv6.PORT_UNREACH)
         else:
             self.icmp.send(rx, icmp.DEST_UNREACH, icmp.PORT_UNREACH)
+
+    def icmp_unreach(self, rx: RxPacket, code: int) -> None:
+        v6 = len(rx.src) == 16
+        self.icmp_send(rx, icmpv6.DEST_UNREACH if v6 else icmp.DEST_UNREACH, code)

@@ -118,3 +118,7 @@ class Net(ABC):
     def icmp_port_unreach(self, rx: RxPacket) -> None:
         """Answer `rx` with a port unreachable error (Linux: `icmp_send`), unless the rules
         of F-20 forbid it or the rate limit of F-21 withholds it."""
+
+    @abstractmethod
+    def icmp_unreach(self, rx: RxPacket, code: int) -> None:
+        """Answer `rx` with a destination unreachable error of this code of its family."""

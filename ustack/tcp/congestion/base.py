@@ -66,6 +66,8 @@ class CongestionControl:
 
     name = ""
     has_cong_control = False  # `cong_control` sets the window, not `cong_avoid`
+    needs_pacing = False  # bursts wait for their time at the pacing rate
+    sndbuf_expand = 2  # send buffer auto-tuning: windows to hold (rule A-13)
 
     def __init__(self) -> None:
         self.snd_cwnd = INIT_CWND

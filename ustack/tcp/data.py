@@ -1,0 +1,190 @@
+"""Data that has arrived: into the receive queue, beside it, or away.
+
+A segment that starts at rcv_nxt is queued and may pull waiting out-of-order data with
+it; one beyond a hole waits in the out-of-order queue and is reported by SACK; one that
+was received before is reported by DSACK. What does not fit into the buffer is dropped
+and the peer told so.
+
+Sources: RFC 9293 section 3.10.7.4 (seventh and eighth steps), RFC 2018, RFC 2883, Linux
+`tcp_data_queue`, `tcp_data_queue_ofo`, `tcp_ofo_queue`, `tcp_urg`; rules B-20 to B-35.
+"""
+
+from __future__ import annotations
+
+from ustack.sock.wait import POLLPRI
+from ustack.tcp.acking import enter_quickack_mode, event_data_recv
+from ustack.tcp.lifecycle import fin
+from ustack.tcp.rcvbuf import grow_window, rmem_schedule
+from ustack.tcp.segment import Segment
+from ustack.tcp.sock import ACK_NOW, ACK_SCHED, MAX_QUICKACKS, URG_NOTYET, URG_VALID, TcpSock
+from ustack.tcp.validate import dsack_set
+from ustack.wire.tcp import FIN, URG
+
+
+def data_queue(sk: TcpSock, seg: Segment) -> None:
+    """Take the payload and the FIN of a segment that has passed validation."""
+    if seg.seq == seg.end_seq:
+        return
+    rcv_nxt = sk.rcv_nxt
+    if seg.seq == rcv_nxt:
+        if not sk.cur_win and not (seg.len == 0 and seg.flags & FIN):
+            _zero_window_drop(sk, seg)
+            return
+        _queue_in_order(sk, seg)
+        return
+    if seg.end_seq <= rcv_nxt:
+        sk.net.mib.inc("TcpExtDelayedACKLost")
+        sk.net.mib.drop("TCP_OLD_DATA")
+        dsack_set(sk, seg.seq, seg.end_seq)
+        _out_of_window(sk)
+    elif seg.seq >= rcv_nxt + sk.cur_win:
+        sk.net.mib.drop("TCP_OVERWINDOW")
+        _out_of_window(sk)
+    elif seg.seq < rcv_nxt:
+        dsack_set(sk, seg.seq, rcv_nxt)
+        if sk.cur_win:
+            _queue_in_order(sk, seg)
+        else:
+            _zero_window_drop(sk, seg)
+    else:
+        _queue_out_of_order(sk, seg)
+
+
+def _zero_window_drop(sk: TcpSock, seg: Segment) -> None:
+    """The peer ignores that our window is closed (rule B-35)."""
+    sk.net.mib.inc("TcpExtTCPZeroWindowDrop")
+    sk.net.mib.drop("TCP_ZEROWINDOW")
+    _out_of_window(sk)
+
+
+def _out_of_window(sk: TcpSock) -> None:
+    enter_quickack_mode(sk, MAX_QUICKACKS)
+    sk.ack_pending |= ACK_SCHED
+
+
+def _queue_in_order(sk: TcpSock, seg: Segment) -> None:
+    """`seg` starts at or before rcv_nxt and ends after it."""
+    skb = seg.rx_skb()
+    if sk.rmem_alloc > sk.rcvbuf and not rmem_schedule(sk, seg.seq, True):
+        sk.rcvq_overflow = True
+        sk.ack_pending |= ACK_SCHED | ACK_NOW
+        sk.net.mib.inc("TcpExtTCPRcvQDrop")
+        sk.net.mib.drop("SOCKET_RCVBUFF")
+        sk.data_ready()  # let the reader make room
+        return
+    sk.rmem_alloc += sk.receive_queue.append(skb)
+    _advance(sk, seg.end_seq)
+    if seg.len:
+        event_data_recv(sk, seg)
+    if seg.flags & FIN:
+        fin(sk, seg.now)
+    if sk.ofo_queue:
+        _merge_out_of_order(sk, seg.now)
+        if not sk.ofo_queue:
+            sk.ack_pending |= ACK_NOW  # the hole is filled: say so (RFC 5681, 4.2)
+    if sk.sacks.num_sacks:
+        sk.sacks.remove(sk.rcv_nxt)
+    if not sk.dead:
+        data_ready(sk)
+
+
+def _advance(sk: TcpSock, end_seq: int) -> None:
+    sk.bytes_received += end_seq - sk.rcv_nxt
+    sk.rcv_nxt = end_seq
+
+
+def data_ready(sk: TcpSock) -> None:
+    """Wake readers if there is enough for them (rule B-7, `tcp_data_ready`)."""
+    if sk.fin_received or epollin_ready(sk, sk.rcvlowat):
+        sk.data_ready()
+
+
+def epollin_ready(sk: TcpSock, target: int) -> bool:
+    """Is there `target` to read, or no prospect of more? (`tcp_epollin_ready`)"""
+    avail = sk.rcv_nxt - sk.copied_seq
+    if avail <= 0:
+        return False
+    return (
+        avail >= target or sk.rmem_alloc > sk.rcvbuf - (sk.rcvbuf >> 3) or sk.cur_win <= sk.rcv_mss
+    )
+
+
+def _merge_out_of_order(sk: TcpSock, now: int) -> None:
+    """Move what rcv_nxt has reached into the receive queue (`tcp_ofo_queue`)."""
+    ready, dropped, dsack = sk.ofo_queue.pop_ready(sk.rcv_nxt)
+    sk.rmem_alloc -= dropped
+    if dsack is not None and sk.sack_ok and sk.net.sysctl.tcp_dsack:
+        sk.sacks.dsack_extend(*dsack)
+    for skb in ready:
+        sk.rmem_alloc += sk.receive_queue.append(skb) - skb.truesize
+        _advance(sk, skb.end_seq)
+        if skb.fin:
+            fin(sk, now)
+            return
+
+
+def _queue_out_of_order(sk: TcpSock, seg: Segment) -> None:
+    """`seg` lies beyond a hole (rule B-31, `tcp_data_queue_ofo`)."""
+    mib = sk.net.mib
+    skb = seg.rx_skb()
+    if sk.rmem_alloc > sk.rcvbuf and not rmem_schedule(sk, seg.seq, False):
+        mib.inc("TcpExtTCPOFODrop")
+        mib.drop("TCP_OFO_QUEUE_PRUNE")
+        sk.data_ready()
+        return
+    sk.ack_pending |= ACK_SCHED
+    mib.inc("TcpExtTCPOFOQueue")
+    sk.rcv_ooopack += seg.segs
+    result = sk.ofo_queue.insert(skb)
+    sk.rmem_alloc += result.charge - result.freed
+    if result.merged:
+        mib.inc("TcpExtTCPOFOMerge", result.merged)
+    if result.dsack is not None:
+        dsack_set(sk, *result.dsack)
+    if sk.sack_ok:
+        sk.sacks.new_ofo(skb.seq, skb.end_seq)
+    if result.accepted and sk.sack_ok:
+        grow_window(sk, seg)
+
+
+# -- urgent data ---------------------------------------------------------------------------
+
+
+def urg(sk: TcpSock, seg: Segment) -> None:
+    """The urgent pointer, and the byte it points at (rule B-21, `tcp_urg`)."""
+    if seg.flags & URG:
+        _check_urg(sk, seg)
+    if sk.urg_data == URG_NOTYET:
+        offset = sk.urg_seq - seg.seq
+        if 0 <= offset < seg.len:
+            sk.urg_data = URG_VALID | seg.rx.buf[seg.data_off + offset]
+            if not sk.dead:
+                sk.wait_queue.wake_all(POLLPRI)
+
+
+def _check_urg(sk: TcpSock, seg: Segment) -> None:
+    """A newer pointer replaces an unread older one (`tcp_check_urg`)."""
+    ptr = seg.seq + seg.urg
+    if seg.urg and not sk.net.sysctl.tcp_stdurg:
+        ptr -= 1
+    if ptr < sk.copied_seq or ptr < sk.rcv_nxt:
+        return
+    if sk.urg_data and ptr <= sk.urg_seq:
+        return
+    if (
+        sk.urg_seq == sk.copied_seq
+        and sk.urg_data
+        and not sk.oobinline
+        and sk.copied_seq != sk.rcv_nxt
+    ):
+        _skip_old_urgent_byte(sk)
+    sk.urg_data = URG_NOTYET
+    sk.urg_seq = ptr
+
+
+def _skip_old_urgent_byte(sk: TcpSock) -> None:
+    """The old urgent byte is the next to be read, and never will be."""
+    found = sk.receive_queue.find(sk.copied_seq)
+    sk.copied_seq += 1
+    if found is not None and found[0].end_seq <= sk.copied_seq and not found[0].fin:
+        sk.rmem_alloc -= sk.receive_queue.eat().truesize

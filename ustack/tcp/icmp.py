@@ -1,0 +1,84 @@
+"""ICMP errors about our segments.
+
+An error must quote a sequence number that is in flight, or anybody could send one. It
+ends a connection attempt at once; an established connection only remembers it, as the
+reason to give if it later times out (RFC 1122 section 4.2.3.9), unless IP_RECVERR asked
+to be told. "Fragmentation needed" lowers the path MTU, and what is too long is cut and
+sent again.
+
+Sources: RFC 5927, Linux `tcp_v4_err`, `tcp_v4_mtu_reduced`; rules A-42, C-17, E-38, F-11.
+"""
+
+from __future__ import annotations
+
+from errno import EHOSTUNREACH, EMSGSIZE
+from typing import TYPE_CHECKING
+
+from ustack.sock.error_queue import queue_icmp
+from ustack.sock.icmp import IcmpError, icmp_err_convert
+from ustack.sock.sock import PMTUDISC_DONT
+from ustack.tcp.lifecycle import done
+from ustack.tcp.listen import Request
+from ustack.tcp.output import reroute, sync_mss
+from ustack.tcp.pmtu import simple_retransmit
+from ustack.tcp.sock import TcpSock
+from ustack.tcp.state import CLOSE, LISTEN, SYN_RECV, SYN_SENT
+from ustack.wire.seq import unwrap
+
+if TYPE_CHECKING:
+    from ustack.tcp.host import TcpHost
+
+
+def icmp_err(host: TcpHost, e: IcmpError) -> None:
+    """Find the owner by the quoted ports and let it know."""
+    quoted = e.quoted
+    if len(quoted) < 8:
+        host.net.mib.inc("IcmpInErrors")
+        return
+    key = e.dst + e.src + bytes(quoted[2:4]) + bytes(quoted[0:2])
+    owner = host.established.get(key)
+    seq = int.from_bytes(quoted[4:8], "big")
+    errno, _ = icmp_err_convert(e.version, e.type, e.code)
+    if isinstance(owner, TcpSock):
+        _sock_err(owner, e, errno, seq)
+    elif isinstance(owner, Request):
+        if seq == owner.iss & 0xFFFFFFFF and errno != EMSGSIZE:
+            host.net.mib.inc("TcpExtListenDrops")
+            owner.forget()
+        elif seq != owner.iss & 0xFFFFFFFF:
+            host.net.mib.inc("TcpExtOutOfWindowIcmps")
+
+
+def _sock_err(sk: TcpSock, e: IcmpError, errno: int, raw_seq: int) -> None:
+    if sk.state in (CLOSE, LISTEN):
+        return
+    seq = unwrap(raw_seq, sk.snd_una)
+    if not sk.snd_una <= seq <= sk.snd_nxt:
+        sk.net.mib.inc("TcpExtOutOfWindowIcmps")
+        return
+    if errno == EMSGSIZE:
+        if sk.pmtudisc != PMTUDISC_DONT:
+            _mtu_reduced(sk, e)
+        return
+    if sk.state in (SYN_SENT, SYN_RECV):
+        queue_icmp(sk, e, errno, sk.dport, b"")
+        sk.err = errno
+        sk.error_report()
+        done(sk, e.now)
+    elif sk.recverr:
+        sk.err = errno
+        sk.error_report()
+    else:
+        sk.err_soft = errno or EHOSTUNREACH
+
+
+def _mtu_reduced(sk: TcpSock, e: IcmpError) -> None:
+    """A router could not forward what we sent (rule A-42)."""
+    sk.net.update_pmtu(sk.daddr, e.info, e.now)
+    if sk.dst is None:
+        return
+    dst = reroute(sk, sk.dst) if sk.dst.obsolete else sk.dst
+    mtu = dst.mtu(e.now)
+    if mtu < sk.pmtu_cookie:
+        sync_mss(sk, mtu)
+        simple_retransmit(sk, e.now)

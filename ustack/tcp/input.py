@@ -1,0 +1,179 @@
+"""A segment for a connection, step by step (RFC 9293 section 3.10.7).
+
+`rcv` is the entry. An established connection takes the short way (`_established`): the
+checks of `validate`, the ACK, urgent data, payload, then what there is to send. All other
+states take `_state_process`, which handles the opening (`handshake`) and the closing
+handshake around the same steps.
+
+Every segment ends with the same two questions: can something be sent now
+(`data_snd_check`), and is an ACK due (`ack_snd_check`).
+
+Sources: RFC 9293, Linux `tcp_rcv_established`, `tcp_rcv_state_process`; rules C-15 to C-29.
+"""
+
+from __future__ import annotations
+
+from ustack.sock.sock import RCV_SHUTDOWN, SEND_SHUTDOWN
+from ustack.tcp.ack import ACK_OK, ACK_REJECTED, tcp_ack
+from ustack.tcp.acking import ack_snd_check
+from ustack.tcp.data import data_queue, urg
+from ustack.tcp.handshake import synack_received, synsent_input
+from ustack.tcp.lifecycle import (
+    done,
+    fin_time,
+    orphan_fin_wait2,
+    reset,
+    set_state,
+    time_wait,
+)
+from ustack.tcp.output import check_space, push_pending_frames
+from ustack.tcp.rcvbuf import rcv_rtt_measure_ts
+from ustack.tcp.segment import Segment
+from ustack.tcp.sock import TcpSock
+from ustack.tcp.state import (
+    CLOSE,
+    CLOSE_WAIT,
+    CLOSING,
+    ESTABLISHED,
+    FIN_WAIT1,
+    FIN_WAIT2,
+    LAST_ACK,
+    SYN_RECV,
+    SYN_SENT,
+    TIME_WAIT,
+)
+from ustack.tcp.timewait import TIMEWAIT_LEN
+from ustack.tcp.validate import OK, RESET, validate_incoming
+from ustack.wire.tcp import ACK, RST, SYN, URG
+
+
+def rcv(sk: TcpSock, seg: Segment) -> bool:
+    """Process one segment. False if it deserves a RST in answer, which the caller sends."""
+    seg.place(sk.rcv_nxt, sk.snd_una)
+    sk.segs_in += seg.segs
+    if seg.len:
+        sk.data_segs_in += seg.segs
+    if sk.state == ESTABLISHED:
+        return _established(sk, seg)
+    return _state_process(sk, seg)
+
+
+def _established(sk: TcpSock, seg: Segment) -> bool:
+    flags = seg.flags
+    if not flags & (ACK | RST | SYN):
+        sk.net.mib.drop("TCP_FLAGS")
+        return True
+    if not _validated(sk, seg):
+        return True
+    if tcp_ack(sk, seg) == ACK_REJECTED:
+        sk.net.mib.drop("TCP_UNSENT_ACK")
+        return True
+    _process_text(sk, seg)
+    return True
+
+
+def _validated(sk: TcpSock, seg: Segment) -> bool:
+    """Run the incoming checks; a valid RST ends the connection here."""
+    verdict = validate_incoming(sk, seg)
+    if verdict == OK:
+        return True
+    if verdict == RESET:
+        reset(sk, seg.now)
+    return False
+
+
+def _process_text(sk: TcpSock, seg: Segment) -> None:
+    """Urgent data, payload, FIN; then sending and acknowledging."""
+    if seg.options.has_ts and sk.tstamp_ok:
+        rcv_rtt_measure_ts(sk, seg)
+    if seg.flags & URG or sk.urg_data:
+        urg(sk, seg)
+    if seg.seq != seg.end_seq:
+        data_queue(sk, seg)
+    data_snd_check(sk, seg.now)
+    ack_snd_check(sk, seg.now)
+
+
+def data_snd_check(sk: TcpSock, now: int) -> None:
+    """An ACK may have made room in a window and in the send buffer."""
+    if sk.write_queue:
+        push_pending_frames(sk, now)
+    if sk.nospace:
+        check_space(sk, now)
+
+
+def _state_process(sk: TcpSock, seg: Segment) -> bool:
+    """Every state but ESTABLISHED (`tcp_rcv_state_process`)."""
+    if sk.state == CLOSE:
+        sk.net.mib.drop("TCP_CLOSE")
+        return False
+    if sk.state == SYN_SENT:
+        return synsent_input(sk, seg, data_snd_check)
+    if not seg.flags & (ACK | RST | SYN):
+        sk.net.mib.drop("TCP_FLAGS")
+        return True
+    if not _validated(sk, seg):
+        return True
+    if not seg.flags & ACK:
+        return True
+    if tcp_ack(sk, seg) != ACK_OK and sk.state == SYN_RECV:
+        return False
+    if sk.state == SYN_RECV:
+        synack_received(sk, seg)
+    elif _closing_ack(sk, seg):
+        return True
+    return _late_text(sk, seg)
+
+
+def _closing_ack(sk: TcpSock, seg: Segment) -> bool:
+    """Our FIN may have been acknowledged; true if the segment is dealt with."""
+    if sk.snd_una != sk.write_seq or sk.state not in (FIN_WAIT1, CLOSING, LAST_ACK):
+        return False
+    now = seg.now
+    if sk.state == FIN_WAIT1:
+        return _fin_acked(sk, seg)
+    if sk.state == CLOSING:
+        time_wait(sk, TIME_WAIT, TIMEWAIT_LEN, now)
+    else:
+        done(sk, now)
+    return True
+
+
+def _fin_acked(sk: TcpSock, seg: Segment) -> bool:
+    """FIN_WAIT1 -> FIN_WAIT2; an orphan becomes a light object, or is reset by data."""
+    now = seg.now
+    set_state(sk, FIN_WAIT2)
+    sk.shutdown |= SEND_SHUTDOWN
+    if not sk.dead:
+        sk.state_change()
+        return False
+    if sk.linger2 < 0:
+        done(sk, now)
+        sk.net.mib.inc("TcpExtTCPAbortOnData")
+        return True
+    if seg.end_seq != seg.seq and seg.end_seq - (seg.flags & 1) > sk.rcv_nxt:
+        done(sk, now)
+        sk.net.mib.inc("TcpExtTCPAbortOnData")
+        sk.host.send_reset(seg)
+        return True
+    if seg.flags & 1 or fin_time(sk) > TIMEWAIT_LEN:
+        return False  # its FIN, if any, is processed with the text
+    orphan_fin_wait2(sk, now)
+    return True
+
+
+def _late_text(sk: TcpSock, seg: Segment) -> bool:
+    """Payload and FIN in the states around and after ESTABLISHED (rule C-29)."""
+    state = sk.state
+    if state in (CLOSE_WAIT, CLOSING, LAST_ACK) and seg.seq >= sk.rcv_nxt:
+        data_snd_check(sk, seg.now)
+        ack_snd_check(sk, seg.now)
+        return True  # nothing can follow a FIN
+    if state in (FIN_WAIT1, FIN_WAIT2) and sk.shutdown & RCV_SHUTDOWN:
+        beyond = seg.end_seq - (seg.flags & 1) > sk.rcv_nxt
+        if seg.end_seq != seg.seq and beyond:
+            sk.net.mib.inc("TcpExtTCPAbortOnData")
+            reset(sk, seg.now)
+            return False
+    _process_text(sk, seg)
+    return True

@@ -1,0 +1,250 @@
+"""The options of level SOL_TCP (Linux: `do_tcp_setsockopt`, `do_tcp_getsockopt`).
+
+One table: name -> (getter, setter). Values are ints in four native bytes, but for
+TCP_INFO and TCP_CONGESTION. What an option does besides being stored is in its setter.
+
+Rules A-11, A-24, A-25, A-41, A-71 to A-73, B-14, B-57, B-64, C-9, C-13, D-41.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from errno import EINVAL, ENOENT, ENOPROTOOPT, EPERM
+from typing import TypeAlias
+
+from ustack.sock.errors import error
+from ustack.sock.options import read_int, write_int
+from ustack.sock.sock import SOCK_MIN_RCVBUF
+from ustack.tcp.acking import cleanup_rbuf
+from ustack.tcp.info import tcp_info
+from ustack.tcp.output import push_pending_frames
+from ustack.tcp.sock import (
+    ACK_PUSHED,
+    ACK_SCHED,
+    MS,
+    NAGLE_CORK,
+    NAGLE_OFF,
+    NAGLE_PUSH,
+    SEC,
+    T_KEEPALIVE,
+    TcpSock,
+)
+from ustack.tcp.state import CLOSE, CLOSE_WAIT, ESTABLISHED, LISTEN, SYN_SENT
+from ustack.tcp.timeouts import keepalive_elapsed
+
+TCP_NODELAY, TCP_MAXSEG, TCP_CORK, TCP_KEEPIDLE, TCP_KEEPINTVL, TCP_KEEPCNT = 1, 2, 3, 4, 5, 6
+TCP_SYNCNT, TCP_LINGER2, TCP_DEFER_ACCEPT, TCP_WINDOW_CLAMP, TCP_INFO = 7, 8, 9, 10, 11
+TCP_QUICKACK, TCP_CONGESTION, TCP_USER_TIMEOUT, TCP_NOTSENT_LOWAT, TCP_INQ = 12, 13, 18, 25, 36
+_REPAIR = (19, 20, 21, 22)  # TCP_REPAIR and its relatives need a privilege nobody has here
+
+_CA_NAME_MAX = 16
+_LINGER2_MAX = 120
+_RTO_MAX_S = 120
+
+Getter: TypeAlias = Callable[[TcpSock, int], int]
+Setter: TypeAlias = Callable[[TcpSock, int, int], None]
+
+
+# -- setters with consequences -------------------------------------------------------------
+
+
+def _set_nodelay(sk: TcpSock, value: int, now: int) -> None:
+    if value:
+        sk.nonagle |= NAGLE_OFF | NAGLE_PUSH
+        push_pending_frames(sk, now)
+    else:
+        sk.nonagle &= ~NAGLE_OFF
+
+
+def _set_cork(sk: TcpSock, value: int, now: int) -> None:
+    if value:
+        sk.nonagle |= NAGLE_CORK
+        return
+    sk.nonagle &= ~NAGLE_CORK
+    if sk.nonagle & NAGLE_OFF:
+        sk.nonagle |= NAGLE_PUSH
+    push_pending_frames(sk, now)
+
+
+def _set_maxseg(sk: TcpSock, value: int, now: int) -> None:
+    if value and not 88 <= value <= 32767:
+        raise error(EINVAL)
+    sk.user_mss = value
+
+
+def _get_maxseg(sk: TcpSock, now: int) -> int:
+    if sk.user_mss and sk.state in (CLOSE, LISTEN):
+        return sk.user_mss
+    return sk.mss_cache
+
+
+def _set_keepidle(sk: TcpSock, value: int, now: int) -> None:
+    _check(value, 1, 32767)
+    sk.keepalive_time = value * SEC
+    if sk.keepopen and sk.state not in (CLOSE, LISTEN):
+        elapsed = keepalive_elapsed(sk, now)
+        sk.arm(T_KEEPALIVE, now + max(sk.keepalive_time - elapsed, 0))
+
+
+def _set_keepintvl(sk: TcpSock, value: int, now: int) -> None:
+    _check(value, 1, 32767)
+    sk.keepalive_intvl = value * SEC
+
+
+def _set_keepcnt(sk: TcpSock, value: int, now: int) -> None:
+    _check(value, 1, 127)
+    sk.keepalive_probes = value
+
+
+def _set_syncnt(sk: TcpSock, value: int, now: int) -> None:
+    _check(value, 1, 127)
+    sk.syn_retries = value
+
+
+def _set_linger2(sk: TcpSock, value: int, now: int) -> None:
+    sk.linger2 = -1 if value < 0 else min(value, _LINGER2_MAX) * SEC
+
+
+def _get_linger2(sk: TcpSock, now: int) -> int:
+    if sk.linger2 < 0:
+        return -1
+    return sk.linger2 // SEC or sk.net.sysctl.tcp_fin_timeout
+
+
+def _set_defer_accept(sk: TcpSock, value: int, now: int) -> None:
+    """Seconds to a number of SYN-ACK timeouts (`secs_to_retrans`)."""
+    retrans, period, timeout = 0, 1, 1
+    if value > 0:
+        retrans = 1
+        while value > period and retrans < 255:
+            retrans += 1
+            timeout = min(timeout << 1, _RTO_MAX_S)
+            period += timeout
+    sk.defer_accept = retrans
+
+
+def _get_defer_accept(sk: TcpSock, now: int) -> int:
+    """The number of timeouts back to seconds (`retrans_to_secs`)."""
+    period, timeout = 0, 1
+    for i in range(sk.defer_accept):
+        period += timeout if i == 0 else min(timeout, _RTO_MAX_S)
+        timeout <<= 1
+    return period
+
+
+def _set_window_clamp(sk: TcpSock, value: int, now: int) -> None:
+    if not value:
+        if sk.state != CLOSE:
+            raise error(EINVAL)
+        sk.window_clamp = 0
+        return
+    old = sk.window_clamp
+    new = max(SOCK_MIN_RCVBUF // 2, value)
+    if new == old:
+        return
+    sk.window_clamp = new
+    if new < old:
+        sk.rcv_ssthresh = min(sk.rcv_ssthresh, new)
+    else:
+        sk.rcv_ssthresh = max(min(sk.rcv_wnd, new), sk.rcv_ssthresh)
+
+
+def _set_quickack(sk: TcpSock, value: int, now: int) -> None:
+    """Not sticky: an even value other than 0 goes back to interactive mode at once."""
+    if not value:
+        sk.pingpong = max(sk.pingpong, 1)
+        return
+    sk.pingpong = 0
+    if sk.state in (ESTABLISHED, CLOSE_WAIT) and sk.ack_pending & ACK_SCHED:
+        sk.ack_pending |= ACK_PUSHED
+        cleanup_rbuf(sk, 1, now)
+        if not value & 1:
+            sk.pingpong = max(sk.pingpong, 1)
+
+
+def _set_user_timeout(sk: TcpSock, value: int, now: int) -> None:
+    if value < 0:
+        raise error(EINVAL)
+    sk.user_timeout = value * MS
+
+
+def _set_notsent_lowat(sk: TcpSock, value: int, now: int) -> None:
+    sk.notsent_lowat = value & 0xFFFFFFFF
+    sk.write_space()
+
+
+def _set_inq(sk: TcpSock, value: int, now: int) -> None:
+    _check(value, 0, 1)
+    sk.inq_cmsg = bool(value)
+
+
+def _check(value: int, low: int, high: int) -> None:
+    if not low <= value <= high:
+        raise error(EINVAL)
+
+
+_OPTIONS: dict[int, tuple[Getter, Setter]] = {
+    TCP_NODELAY: (lambda sk, now: int(bool(sk.nonagle & NAGLE_OFF)), _set_nodelay),
+    TCP_MAXSEG: (_get_maxseg, _set_maxseg),
+    TCP_CORK: (lambda sk, now: int(bool(sk.nonagle & NAGLE_CORK)), _set_cork),
+    TCP_KEEPIDLE: (lambda sk, now: sk.keepalive_time // SEC, _set_keepidle),
+    TCP_KEEPINTVL: (lambda sk, now: sk.keepalive_intvl // SEC, _set_keepintvl),
+    TCP_KEEPCNT: (lambda sk, now: sk.keepalive_probes, _set_keepcnt),
+    TCP_SYNCNT: (lambda sk, now: sk.syn_retries or sk.net.sysctl.tcp_syn_retries, _set_syncnt),
+    TCP_LINGER2: (_get_linger2, _set_linger2),
+    TCP_DEFER_ACCEPT: (_get_defer_accept, _set_defer_accept),
+    TCP_WINDOW_CLAMP: (lambda sk, now: sk.window_clamp, _set_window_clamp),
+    TCP_QUICKACK: (lambda sk, now: int(not sk.pingpong), _set_quickack),
+    TCP_USER_TIMEOUT: (lambda sk, now: sk.user_timeout // MS, _set_user_timeout),
+    TCP_NOTSENT_LOWAT: (lambda sk, now: sk.effective_notsent_lowat(), _set_notsent_lowat),
+    TCP_INQ: (lambda sk, now: int(sk.inq_cmsg), _set_inq),
+}
+
+
+# -- the calls -----------------------------------------------------------------------------
+
+
+def setsockopt(sk: TcpSock, name: int, value: bytes, now: int) -> None:
+    """Level SOL_TCP. OSError ENOPROTOOPT, EINVAL, ENOENT, EPERM."""
+    if name == TCP_CONGESTION:
+        _set_congestion(sk, value, now)
+        return
+    number = read_int(value)
+    if name in _REPAIR:
+        raise error(EPERM)
+    option = _OPTIONS.get(name)
+    if option is None:
+        raise error(ENOPROTOOPT)
+    option[1](sk, number, now)
+
+
+def getsockopt(sk: TcpSock, name: int, optlen: int, now: int) -> bytes:
+    """Level SOL_TCP; a short buffer is filled partly."""
+    if optlen < 0:
+        raise error(EINVAL)
+    if name == TCP_INFO:
+        return tcp_info(sk, now)[:optlen]
+    if name == TCP_CONGESTION:
+        return sk.ca_name.encode().ljust(_CA_NAME_MAX, b"\0")[:optlen]
+    if name in _REPAIR:
+        raise error(EPERM)
+    option = _OPTIONS.get(name)
+    if option is None:
+        raise error(ENOPROTOOPT)
+    return write_int(option[0](sk, now), optlen)
+
+
+def _set_congestion(sk: TcpSock, value: bytes, now: int) -> None:
+    """TCP_CONGESTION: change the algorithm; the window carries over (rule D-41)."""
+    if not value:
+        raise error(EINVAL)
+    name = value[: _CA_NAME_MAX - 1].split(b"\0", 1)[0].decode("ascii", "replace")
+    if name not in sk.host.congestion_controls:
+        raise error(ENOENT)
+    old = sk.cc
+    new = sk.host.new_congestion_control(name)
+    new.snd_cwnd, new.snd_ssthresh = old.snd_cwnd, old.snd_ssthresh
+    new.snd_cwnd_clamp, new.prior_cwnd = old.snd_cwnd_clamp, old.prior_cwnd
+    sk.ca_name, sk.cc = name, new
+    if sk.state not in (CLOSE, LISTEN, SYN_SENT):
+        new.init(now)

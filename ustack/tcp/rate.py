@@ -1,0 +1,61 @@
+"""Delivery rate samples: how fast the network took what we sent.
+
+Every entry remembers, when it is sent, how much had been delivered by then and when
+(`transmit._rate_skb_sent`). When it is delivered the difference is a sample: packets
+delivered, over the longer of the time it took to send them and to have them
+acknowledged. An interval below the minimum RTT is noise and is discarded. A sample taken
+while the application had nothing to send says nothing of the path and is so marked.
+
+Sources: draft-cheng-iccrg-delivery-rate-estimation, Linux tcp_rate.c; rule D-49.
+"""
+
+from __future__ import annotations
+
+from ustack.tcp.ackstate import AckState
+from ustack.tcp.rtt import NO_RTT
+from ustack.tcp.skb import Skb
+from ustack.tcp.sock import TcpSock
+
+
+def skb_delivered(sk: TcpSock, skb: Skb, st: AckState) -> None:
+    """`skb` has been (S)ACKed: the most recently sent one gives the sample."""
+    if not skb.tx_delivered_at:
+        return
+    if not st.prior_delivered_at or skb.tx_delivered >= st.prior_delivered:
+        st.prior_delivered = skb.tx_delivered
+        st.prior_delivered_at = skb.tx_delivered_at
+        st.is_app_limited = skb.is_app_limited
+        st.send_interval = skb.tx_time - skb.first_tx
+        sk.first_tx = skb.tx_time
+    skb.tx_delivered_at = 0  # one sample an entry
+
+
+def generate(sk: TcpSock, st: AckState, delivered: int, lost: int) -> None:
+    """At the end of an ACK: the sample, into tcp_info's figures (`tcp_rate_gen`)."""
+    if sk.app_limited and sk.delivered > sk.app_limited:
+        sk.app_limited = 0
+    if delivered:
+        sk.delivered_at = st.now
+    st.acked_sacked = delivered
+    if not st.prior_delivered_at:
+        return
+    count = sk.delivered - st.prior_delivered
+    interval_us = max(st.send_interval, st.now - st.prior_delivered_at) // 1000
+    min_rtt = sk.min_rtt.get()
+    if interval_us < (0 if min_rtt == NO_RTT else min_rtt) or not interval_us:
+        return
+    st.rate_interval_us = interval_us
+    if not st.is_app_limited or count * sk.rate_interval_us >= sk.rate_delivered * interval_us:
+        sk.rate_delivered = count
+        sk.rate_interval_us = interval_us
+
+
+def check_app_limited(sk: TcpSock) -> None:
+    """The application is about to add data: had it run dry? (`tcp_rate_check_app_limited`)"""
+    if (
+        sk.write_seq - sk.snd_nxt < sk.mss_cache
+        and not sk.wmem_alloc
+        and sk.in_flight < sk.cc.snd_cwnd
+        and sk.lost_out <= sk.retrans_out
+    ):
+        sk.app_limited = (sk.delivered + sk.in_flight) or 1

@@ -1,0 +1,260 @@
+"""What to do about loss: the five states of the sender (Linux: `tcp_fastretrans_alert`).
+
+    Open       nothing special
+    Disorder   something was SACKed or acknowledged twice; nothing is lost yet
+    CWR        the window is being reduced without loss (local drop, later ECN)
+    Recovery   loss was found by RACK, or by three duplicate ACKs without SACK
+    Loss       the retransmission timer fired
+
+Recovery decides *what was lost* and lets it be sent again; *how much may fly* is the
+business of `cwnd` and of congestion control. CWR and Recovery end when snd_una passes
+`high_seq`, the highest byte sent when they began; so does Loss.
+
+Left to a later version, at the places where the kernel has them: undo of a reduction
+that proves unnecessary, F-RTO.
+
+Sources: RFC 6675, RFC 6582, RFC 8985, Linux tcp_input.c; rules D-5, D-14 to D-20, D-28.
+"""
+
+from __future__ import annotations
+
+from ustack.tcp import rack
+from ustack.tcp.ackstate import (
+    FLAG_DATA_SACKED,
+    FLAG_LOST_RETRANS,
+    FLAG_NOT_DUP,
+    FLAG_SACK_RENEGING,
+    FLAG_SND_UNA_ADVANCED,
+    AckState,
+)
+from ustack.tcp.congestion.base import EVENT_LOSS
+from ustack.tcp.cwnd import (
+    current_ssthresh,
+    cwnd_reduction,
+    end_cwnd_reduction,
+    enter_cwr,
+    in_cwnd_reduction,
+    init_cwnd_reduction,
+    set_ca_state,
+    try_keep_open,
+)
+from ustack.tcp.output import current_mss
+from ustack.tcp.retransmit import fragment, xmit_retransmit_queue
+from ustack.tcp.sacktag import add_reno_sack
+from ustack.tcp.skb import EVER_RETRANS, LOST, SACKED_ACKED
+from ustack.tcp.sock import MS, PENDING_RETRANS, TcpSock
+from ustack.tcp.state import CA_CWR, CA_DISORDER, CA_LOSS, CA_OPEN, CA_RECOVERY
+from ustack.tcp.timers import rearm_rto, reset_xmit_timer
+
+
+def fastretrans_alert(sk: TcpSock, st: AckState, now: int) -> None:
+    """Drive the state machine by one dubious ACK. Sets `st.retransmit` when the caller is
+    to resend what is lost."""
+    if not sk.packets_out and sk.sacked_out:
+        sk.sacked_out = 0
+    if _check_sack_reneging(sk, st, now):
+        return
+    if sk.ca_state == CA_OPEN:
+        sk.retrans_stamp = 0
+    elif sk.snd_una >= sk.high_seq and _leave_reduction(sk, now):
+        return
+    if sk.ca_state == CA_RECOVERY:
+        if not st.flag & FLAG_SND_UNA_ADVANCED and not sk.sack_ok:
+            add_reno_sack(sk, st.num_dupack)
+        _identify_packet_loss(sk, st, now)
+    elif sk.ca_state == CA_LOSS:
+        if not _process_loss(sk, st, now):
+            return
+    elif not _disorder(sk, st, now):
+        return
+    st.retransmit = True
+
+
+def _check_sack_reneging(sk: TcpSock, st: AckState, now: int) -> bool:
+    """The peer dropped what it had SACKed: let the RTO come soon, not now, in case it is
+    only late (rule D-28)."""
+    if not st.flag & FLAG_SACK_RENEGING or not st.flag & FLAG_SND_UNA_ADVANCED:
+        return False
+    delay = max((sk.rtt.srtt_us >> 4) * 1000, 10 * MS)
+    reset_xmit_timer(sk, PENDING_RETRANS, now + delay)
+    return True
+
+
+def _leave_reduction(sk: TcpSock, now: int) -> bool:
+    """snd_una has passed high_seq; true if the ACK is dealt with."""
+    if sk.ca_state == CA_CWR:
+        # one more ACK than high_seq itself, so that a CWR bit is not undone by its own ACK
+        if sk.snd_una != sk.high_seq:
+            end_cwnd_reduction(sk, now)
+            set_ca_state(sk, CA_OPEN)
+    elif sk.ca_state == CA_RECOVERY:
+        if not sk.sack_ok:
+            sk.sacked_out = 0
+            if sk.snd_una == sk.high_seq:
+                # hold: late duplicate ACKs must not start another recovery (RFC 6582, 4.1)
+                if not _any_retrans_done(sk):
+                    sk.retrans_stamp = 0
+                return True
+        end_cwnd_reduction(sk, now)
+        set_ca_state(sk, CA_OPEN)
+    return False
+
+
+def _any_retrans_done(sk: TcpSock) -> bool:
+    head = sk.rtx_queue.head()
+    return bool(sk.retrans_out or (head is not None and head.sacked & EVER_RETRANS))
+
+
+def _process_loss(sk: TcpSock, st: AckState, now: int) -> bool:
+    """In Loss; true if data is to be resent (`tcp_process_loss`, without F-RTO)."""
+    if sk.snd_una >= sk.high_seq:
+        if not sk.sack_ok:
+            sk.sacked_out = 0
+        set_ca_state(sk, CA_OPEN)
+        sk.undo_marker = None
+        return True
+    if not sk.sack_ok:
+        if st.flag & FLAG_SND_UNA_ADVANCED:
+            sk.sacked_out = 0
+        else:
+            add_reno_sack(sk, st.num_dupack)
+    _identify_packet_loss(sk, st, now)
+    if st.flag & FLAG_LOST_RETRANS and sk.lost_out:
+        enter_recovery(sk)
+    return True
+
+
+def _disorder(sk: TcpSock, st: AckState, now: int) -> bool:
+    """In Open, Disorder or CWR; true if a recovery has begun."""
+    if not sk.sack_ok:
+        if st.flag & FLAG_SND_UNA_ADVANCED:
+            sk.sacked_out = 0
+        add_reno_sack(sk, st.num_dupack)
+    _identify_packet_loss(sk, st, now)
+    if not sk.lost_out:
+        if not _any_retrans_done(sk):
+            sk.retrans_stamp = 0
+        if sk.ca_state != CA_CWR:
+            try_keep_open(sk)
+        return False
+    enter_recovery(sk)
+    return True
+
+
+def enter_recovery(sk: TcpSock) -> None:
+    """Loss was found: reduce the window and repair (rule D-16)."""
+    sk.net.mib.inc("TcpExtTCPSackRecovery" if sk.sack_ok else "TcpExtTCPRenoRecovery")
+    sk.prior_ssthresh = 0
+    sk.undo_marker = sk.snd_una
+    if not in_cwnd_reduction(sk):
+        sk.prior_ssthresh = current_ssthresh(sk)
+        init_cwnd_reduction(sk)
+    sk.reo_wnd_persist = max(sk.reo_wnd_persist - 1, 0)
+    set_ca_state(sk, CA_RECOVERY)
+
+
+def _identify_packet_loss(sk: TcpSock, st: AckState, now: int) -> None:
+    """What does this ACK show to be lost? (`tcp_identify_packet_loss`)"""
+    if not sk.rtx_queue:
+        return
+    if not sk.sack_ok:
+        _newreno_mark_lost(sk, bool(st.flag & FLAG_SND_UNA_ADVANCED), now)
+        return
+    prior_retrans = sk.retrans_out
+    rack.mark_lost(sk, now)
+    if prior_retrans > sk.retrans_out:
+        st.flag |= FLAG_LOST_RETRANS
+
+
+def _newreno_mark_lost(sk: TcpSock, snd_una_advanced: bool, now: int) -> None:
+    """Three duplicate ACKs, then every partial ACK: the head is lost (RFC 6582)."""
+    if not (
+        (sk.ca_state < CA_RECOVERY and sk.sacked_out >= sk.reordering)
+        or (sk.ca_state == CA_RECOVERY and snd_una_advanced)
+    ):
+        return
+    head = sk.rtx_queue.head()
+    if head is None or head.sacked & LOST:
+        return
+    mss_now = current_mss(sk, now)
+    if head.pcount > 1 and head.len > mss_now:
+        fragment(sk, head, mss_now, mss_now)
+    rack.mark_skb_lost(sk, head)
+
+
+def xmit_recovery(sk: TcpSock, st: AckState, now: int) -> None:
+    """At the end of ACK processing: first what is lost (`tcp_xmit_recovery`)."""
+    if st.retransmit:
+        xmit_retransmit_queue(sk, now)
+
+
+def reo_timeout(sk: TcpSock, now: int) -> None:
+    """The reordering allowance of RACK has run out (`tcp_rack_reo_timeout`)."""
+    prior_in_flight = sk.in_flight
+    rack.detect_loss(sk, now)
+    if prior_in_flight != sk.in_flight:
+        if sk.ca_state != CA_RECOVERY:
+            enter_recovery(sk)
+            if not sk.cc.has_cong_control:
+                cwnd_reduction(sk, 1, 0, False)
+        xmit_retransmit_queue(sk, now)
+    if sk.pending != PENDING_RETRANS:
+        rearm_rto(sk, now)
+
+
+def process_tlp_ack(sk: TcpSock, st: AckState) -> None:
+    """Has the tail loss probe repaired a loss? Then the window has to fall for it
+    (rule D-20, `tcp_process_tlp_ack`)."""
+    if sk.tlp_high_seq is None or st.ack < sk.tlp_high_seq:
+        return
+    if not sk.tlp_retrans or st.dsack_tlp:
+        sk.tlp_high_seq = None  # new data, or both copies have arrived
+    elif st.ack > sk.tlp_high_seq:
+        enter_cwr(sk)
+        sk.tlp_high_seq = None
+        sk.net.mib.inc("TcpExtTCPLossProbeRecovery")
+    elif not st.flag & (FLAG_SND_UNA_ADVANCED | FLAG_NOT_DUP | FLAG_DATA_SACKED):
+        sk.tlp_high_seq = None  # a pure duplicate ACK: the original and the probe arrived
+
+
+def enter_loss(sk: TcpSock, now: int) -> None:
+    """The retransmission timer fired (rule D-5, `tcp_enter_loss`)."""
+    cc = sk.cc
+    prior_state = sk.ca_state
+    _timeout_mark_lost(sk, now)
+    if (
+        prior_state <= CA_DISORDER
+        or sk.snd_una >= sk.high_seq
+        or (prior_state == CA_LOSS and not sk.retransmits)
+    ):
+        sk.prior_ssthresh = current_ssthresh(sk)
+        cc.prior_cwnd = cc.snd_cwnd
+        cc.snd_ssthresh = cc.ssthresh()
+        cc.cwnd_event(EVENT_LOSS, now)
+        sk.undo_marker = sk.snd_una
+    cc.snd_cwnd = sk.in_flight + 1
+    cc.snd_cwnd_cnt = 0
+    sk.snd_cwnd_stamp = now
+    if prior_state <= CA_DISORDER and sk.sacked_out >= sk.net.sysctl.tcp_reordering:
+        sk.reordering = min(sk.reordering, sk.net.sysctl.tcp_reordering)
+    set_ca_state(sk, CA_LOSS)
+    sk.high_seq = sk.snd_nxt
+    sk.tlp_high_seq = None
+
+
+def _timeout_mark_lost(sk: TcpSock, now: int) -> None:
+    """Everything is lost but what is SACKed and what left only just now."""
+    head = sk.rtx_queue.head()
+    reneged = head is not None and bool(head.sacked & SACKED_ACKED)
+    if reneged:
+        sk.net.mib.inc("TcpExtTCPSACKReneging")
+        sk.sacked_out = 0
+        sk.sack_cache = ()
+    elif not sk.sack_ok:
+        sk.sacked_out = 0
+    for skb in sk.rtx_queue:
+        if reneged:
+            skb.sacked &= ~SACKED_ACKED
+        elif sk.sack_ok and skb is not head and rack.skb_timeout_ns(sk, skb, 0, now) > 0:
+            continue
+        rack.mark_skb_lost(sk, skb)

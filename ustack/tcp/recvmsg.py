@@ -1,0 +1,236 @@
+"""recv(2) on a connection: what it takes, when it returns, when it wakes.
+
+One call drains what is queued, across segment boundaries, up to its length; the sender's
+writes do not exist any more. When nothing is left it returns if it has its *target*
+(SO_RCVLOWAT, or the whole length with MSG_WAITALL), or if waiting is pointless; else it
+sleeps. A sleeper is woken by the socket's rules (`data.data_ready`), not by its own
+target, and then looks again. Data comes before errors: what was received before a RST can
+still be read.
+
+The bytes are handed out as views of the packets they came in; the caller copies them
+once. An entry's charge is given back when it is read to its end; then an ACK may be due,
+or a window update (`acking.cleanup_rbuf`).
+
+Sources: Linux `tcp_recvmsg_locked`, `tcp_recv_urg`, `tcp_inq`; rules B-1 to B-22, B-32.
+"""
+
+from __future__ import annotations
+
+from errno import EAGAIN, EINVAL, ENOTCONN
+
+from ustack.sock.cmsg import timestamp
+from ustack.sock.deadlines import NEVER
+from ustack.sock.error_queue import recv_error
+from ustack.sock.errors import error
+from ustack.sock.sock import (
+    MSG_ERRQUEUE,
+    MSG_OOB,
+    MSG_PEEK,
+    MSG_TRUNC,
+    MSG_WAITALL,
+    RCV_SHUTDOWN,
+    RecvMsg,
+    would_block,
+)
+from ustack.sock.wait import Interrupted, Op, Wait
+from ustack.tcp.acking import cleanup_rbuf
+from ustack.tcp.rcvbuf import rcv_space_adjust
+from ustack.tcp.sock import URG_VALID, TcpSock
+from ustack.tcp.state import CLOSE, LISTEN, SYN_RECV, SYN_SENT
+
+TCP_CM_INQ = 36
+SOL_TCP = 6
+URG_READ = 0x400
+
+
+class _Read:
+    """One receive call in progress: what the kernel's loop carries in local variables."""
+
+    __slots__ = ("flags", "left", "msg", "peek_seq", "peeking", "target", "urg_stop")
+
+    def __init__(self, sk: TcpSock, length: int, flags: int) -> None:
+        self.msg = RecvMsg()
+        self.left = length
+        self.flags = flags
+        self.peeking = bool(flags & MSG_PEEK)
+        self.peek_seq = sk.copied_seq
+        if self.peeking and sk.peek_off >= 0:
+            self.peek_seq += sk.peek_off
+        self.target = (length if flags & MSG_WAITALL else min(sk.rcvlowat, length)) or 1
+        self.urg_stop = False
+
+
+def recvmsg(sk: TcpSock, length: int, flags: int, now: int) -> RecvMsg | Op[RecvMsg]:
+    """Up to `length` bytes, or an operation that waits for them."""
+    if flags & MSG_ERRQUEUE:
+        return recv_error(sk, length)
+    if sk.state == LISTEN:
+        raise error(ENOTCONN)
+    if flags & MSG_OOB:
+        return recv_urg(sk, length, flags)
+    read = _Read(sk, length, flags)
+    budget = sk.wait_budget(sk.rcvtimeo, flags)
+    if _pass(sk, read, now, bool(budget)):
+        return _finish(sk, read, now)
+    return _recv_blocking(sk, read, now, now + budget if budget < NEVER else None)
+
+
+def _recv_blocking(sk: TcpSock, read: _Read, now: int, deadline: int | None) -> Op[RecvMsg]:
+    """Sleep and look again until `_pass` is content (rule B-7)."""
+    try:
+        while True:
+            cleanup_rbuf(sk, 0 if read.peeking else read.msg.len, now)
+            now = yield Wait(sk.wait_queue, deadline)
+            may_wait = deadline is None or now < deadline
+            if _pass(sk, read, now, may_wait):
+                return _finish(sk, read, now)
+    except Interrupted:
+        if not read.msg.len:
+            raise
+    return _finish(sk, read, now)
+
+
+def _pass(sk: TcpSock, read: _Read, now: int, may_wait: bool) -> bool:
+    """Take what is there; true if the call is to return. Raises its error (B-4, B-5)."""
+    if _take(sk, read, now):
+        return True
+    copied = read.msg.len
+    if copied:
+        return (
+            copied >= read.target
+            or not may_wait
+            or bool(sk.err)
+            or sk.state == CLOSE
+            or bool(sk.shutdown & RCV_SHUTDOWN)
+        )
+    if sk.fin_received:
+        return True
+    sk.raise_pending()
+    if sk.shutdown & RCV_SHUTDOWN:
+        return True
+    if sk.state == CLOSE:
+        raise error(ENOTCONN)
+    if not may_wait:
+        cleanup_rbuf(sk, 0, now)
+        raise would_block()
+    return False
+
+
+def _take(sk: TcpSock, read: _Read, now: int) -> bool:
+    """Drain the queue into the message; true if that ends the call (rule B-3)."""
+    queue = sk.receive_queue
+    while read.left:
+        seq = read.peek_seq if read.peeking else sk.copied_seq
+        if sk.urg_data and sk.urg_seq == seq and read.msg.len:
+            return True  # a read stops short of the urgent byte
+        found = queue.find(seq)
+        if found is None:
+            return False
+        skb, offset = found
+        avail = len(skb.data) - offset
+        if avail:
+            _copy(sk, read, skb.data, offset, avail, seq)
+            if not read.peeking:
+                rcv_space_adjust(sk, now)
+                sk.last_tstamp = skb.tstamp
+        seq = read.peek_seq if read.peeking else sk.copied_seq
+        if seq < skb.end_seq - skb.fin:
+            continue  # the read is complete, or stopped at the urgent byte
+        if skb.fin:
+            if not read.peeking:
+                sk.copied_seq += 1
+                sk.rmem_alloc -= queue.eat().truesize
+            return True
+        if not read.peeking:
+            sk.rmem_alloc -= queue.eat().truesize
+    return read.msg.len > 0 or _has_something(sk, read)
+
+
+def _has_something(sk: TcpSock, read: _Read) -> bool:
+    """A read of length 0 returns once there is data or the end (rule B-6)."""
+    seq = read.peek_seq if read.peeking else sk.copied_seq
+    return sk.receive_queue.find(seq) is not None
+
+
+def _copy(sk: TcpSock, read: _Read, data: memoryview, offset: int, avail: int, seq: int) -> None:
+    """Hand out up to `left` bytes of one entry, around the urgent byte (rule B-21)."""
+    used = min(avail, read.left)
+    if sk.urg_data:
+        urg_offset = sk.urg_seq - seq
+        if 0 <= urg_offset < used:
+            if urg_offset:
+                used = urg_offset
+            elif not sk.oobinline:
+                _advance(sk, read, 1)  # skip the byte; it is read with MSG_OOB
+                return
+    if not read.flags & MSG_TRUNC:
+        whole = used == len(data)
+        read.msg.chunks.append(data if whole else data[offset : offset + used])
+    read.msg.len += used
+    read.left -= used
+    _advance(sk, read, used)
+
+
+def _advance(sk: TcpSock, read: _Read, n: int) -> None:
+    if read.peeking:
+        read.peek_seq += n
+        return
+    sk.copied_seq += n
+    if sk.urg_data and sk.copied_seq > sk.urg_seq:
+        sk.urg_data = 0
+
+
+def _finish(sk: TcpSock, read: _Read, now: int) -> RecvMsg:
+    """Account for the read: ACK or window update, peek offset, control messages."""
+    msg = read.msg
+    if read.peeking:
+        if sk.peek_off >= 0:
+            sk.peek_off += msg.len
+    else:
+        if sk.peek_off > 0:
+            sk.peek_off = max(sk.peek_off - msg.len, 0)
+        if msg.len:
+            cleanup_rbuf(sk, msg.len, now)
+    if sk.timestamp and msg.len:
+        msg.control.append(timestamp(sk.timestamp, sk.last_tstamp + sk.net.wall_ns))
+    if sk.inq_cmsg:
+        hint = sk.rcv_nxt - sk.copied_seq
+        if sk.fin_received:
+            hint = max(hint - (sk.copied_seq < sk.rcv_nxt), 1)
+        msg.control.append((SOL_TCP, TCP_CM_INQ, hint.to_bytes(4, "little")))
+    return msg
+
+
+def recv_urg(sk: TcpSock, length: int, flags: int) -> RecvMsg:
+    """recv with MSG_OOB: the urgent byte, never waiting (rule B-20)."""
+    if sk.oobinline or not sk.urg_data or sk.urg_data == URG_READ:
+        raise error(EINVAL)
+    if sk.state == CLOSE and not sk.fin_received:
+        raise error(ENOTCONN)
+    msg = RecvMsg()
+    if sk.urg_data & URG_VALID:
+        byte = bytes((sk.urg_data & 0xFF,))
+        if not flags & MSG_PEEK:
+            sk.urg_data = URG_READ
+        msg.flags |= MSG_OOB
+        if length > 0:
+            msg.chunks.append(byte)
+            msg.len = 1
+        else:
+            msg.flags |= MSG_TRUNC
+        return msg
+    if sk.state == CLOSE or sk.shutdown & RCV_SHUTDOWN:
+        return msg
+    raise error(EAGAIN)
+
+
+def inq(sk: TcpSock) -> int:
+    """SIOCINQ: bytes that can be read, up to the urgent mark (rules B-22, B-32)."""
+    if sk.state in (SYN_SENT, SYN_RECV):
+        return 0
+    if not sk.oobinline and sk.urg_data and sk.copied_seq <= sk.urg_seq < sk.rcv_nxt:
+        return sk.urg_seq - sk.copied_seq
+    answer = sk.rcv_nxt - sk.copied_seq
+    if answer and sk.fin_received:
+        answer -= 1
+    return answer

@@ -1,0 +1,125 @@
+"""Arming the timers of a connection. What happens when one fires is in `timeouts`.
+
+One timer (T_RETRANS) serves four purposes, of which only one can be meant at a time:
+the retransmission timeout, the tail loss probe, the reordering timeout of RACK and the
+zero-window probe. `sk.pending` says which. The rest have a slot each.
+
+Sources: Linux `inet_csk_reset_xmit_timer`, `tcp_rearm_rto`, `tcp_schedule_loss_probe`,
+`tcp_send_delayed_ack`; rules D-4, D-20, A-50, B-53.
+"""
+
+from __future__ import annotations
+
+from ustack.sock.deadlines import NEVER
+from ustack.tcp.sock import (
+    ACK_PUSHED,
+    ACK_SCHED,
+    ACK_TIMER,
+    MS,
+    PENDING_LOSS_PROBE,
+    PENDING_NONE,
+    PENDING_PROBE0,
+    PENDING_REO,
+    PENDING_RETRANS,
+    T_DELACK,
+    T_RETRANS,
+    TCP_ATO_MIN,
+    TCP_DELACK_MAX,
+    TcpSock,
+)
+from ustack.tcp.state import CA_CWR, CA_OPEN
+
+TLP_MIN_GAP = 2 * MS  # added to two round trips (TCP_TIMEOUT_MIN_US)
+
+
+def reset_xmit_timer(sk: TcpSock, what: int, at: int) -> None:
+    """Let the shared timer fire at `at` for purpose `what`."""
+    sk.pending = what
+    sk.arm(T_RETRANS, at)
+
+
+def clear_xmit_timer(sk: TcpSock) -> None:
+    sk.pending = PENDING_NONE
+    sk.disarm(T_RETRANS)
+
+
+def rto_ns(sk: TcpSock) -> int:
+    """The current retransmission timeout, back-off included, in ns."""
+    return sk.rtt.rto_us * 1000
+
+
+def rearm_rto(sk: TcpSock, now: int) -> None:
+    """After progress or a new transmission (`tcp_rearm_rto`).
+
+    When a TLP or a reordering timeout stood in the slot, the time that has already
+    passed since the head was sent counts.
+    """
+    if not sk.packets_out:
+        clear_xmit_timer(sk)
+        return
+    at = now + rto_ns(sk)
+    if sk.pending in (PENDING_REO, PENDING_LOSS_PROBE):
+        head = sk.rtx_queue.head()
+        if head is not None:
+            at = max(head.tx_time + rto_ns(sk), now + 1)
+    reset_xmit_timer(sk, PENDING_RETRANS, at)
+
+
+def schedule_loss_probe(sk: TcpSock, advancing_rto: bool, now: int) -> bool:
+    """Arm the tail loss probe if this connection uses one (rule D-20)."""
+    if (
+        not sk.packets_out
+        or not sk.sack_ok
+        or sk.ca_state not in (CA_OPEN, CA_CWR)
+        or sk.net.sysctl.tcp_early_retrans not in (3, 4)
+    ):
+        return False
+    if sk.rtt.srtt_us:
+        timeout = (sk.rtt.srtt_us >> 2) * 1000
+        timeout += sk.net.sysctl.tcp_rto_min_us * 1000 if sk.packets_out == 1 else TLP_MIN_GAP
+    else:
+        timeout = 1_000 * MS
+    at = now + timeout
+    rto_at = now + rto_ns(sk) if advancing_rto else _rto_expiry(sk, now)
+    reset_xmit_timer(sk, PENDING_LOSS_PROBE, min(at, rto_at))
+    return True
+
+
+def _rto_expiry(sk: TcpSock, now: int) -> int:
+    """When the RTO of the head of the queue falls due (`tcp_rto_delta_us`)."""
+    head = sk.rtx_queue.head()
+    return max(head.tx_time + rto_ns(sk), now) if head is not None else NEVER
+
+
+def probe0_interval(sk: TcpSock) -> int:
+    """Zero-window probe interval in ns: RTO, at least 200 ms, doubling (rule A-50)."""
+    sysctl = sk.net.sysctl
+    base = max(sk.rtt.rto_us, sysctl.tcp_rto_min_us) * 1000
+    return int(min(base << min(sk.rtt.backoff, 30), sysctl.tcp_rto_max_ms * MS))
+
+
+def check_probe_timer(sk: TcpSock, now: int) -> None:
+    """Unsent data and nothing in flight: probe, so that it cannot stand for ever."""
+    if not sk.packets_out and sk.pending == PENDING_NONE:
+        reset_xmit_timer(sk, PENDING_PROBE0, now + probe0_interval(sk))
+
+
+def send_delayed_ack(sk: TcpSock, now: int, ack_now: bool = False) -> bool:
+    """Schedule the delayed ACK; true if it should rather be sent at once (rule B-53)."""
+    ato = sk.ato
+    if ato > TCP_ATO_MIN:
+        longest = 500 * MS
+        if sk.pingpong or sk.ack_pending & ACK_PUSHED:
+            longest = TCP_DELACK_MAX
+        if sk.rtt.srtt_us:
+            longest = min(longest, max((sk.rtt.srtt_us >> 3) * 1000, TCP_ATO_MIN))
+        ato = min(ato, longest)
+    at = now + min(ato, TCP_DELACK_MAX)
+    if sk.ack_pending & ACK_TIMER:
+        pending_at = sk.timers[T_DELACK]
+        if pending_at <= now + (ato >> 2):
+            return True
+        at = min(at, pending_at)
+    sk.ack_pending |= ACK_SCHED | ACK_TIMER
+    sk.arm(T_DELACK, at)
+    return False

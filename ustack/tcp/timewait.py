@@ -1,0 +1,183 @@
+"""TIME_WAIT: what remembers a connection that is over (RFC 9293 section 3.6).
+
+Both ends have closed; one of them must stay for a while, to acknowledge a repeated FIN
+and to keep stray segments out of a new connection between the same ports. That takes a
+handful of numbers, not a socket. The same object stands in for a connection in FIN_WAIT2
+that has no owner any more and only waits for the peer's FIN (`substate`).
+
+Sources: RFC 1337, RFC 6191, Linux `tcp_timewait_state_process`; rules C-30 to C-35.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ustack.sock.deadlines import NEVER
+from ustack.tcp.segment import Segment
+from ustack.tcp.state import FIN_WAIT2, TIME_WAIT
+from ustack.wire.tcp import ACK, FIN, RST, SYN, build, data_options
+
+if TYPE_CHECKING:
+    from ustack.tcp.host import TcpHost
+    from ustack.tcp.sock import TcpSock
+
+MS = 1_000_000
+SEC = 1_000_000_000
+TIMEWAIT_LEN = 60 * SEC
+
+# what `process` says
+TW_SUCCESS, TW_RST, TW_ACK, TW_SYN = 0, 1, 2, 3
+
+
+class TimeWait:
+    """One 4-tuple in TIME_WAIT, or in FIN_WAIT2 without an owner."""
+
+    __slots__ = (
+        "bindtodevice", "csum_base", "daddr", "deadline", "dport", "family", "heap_at", "host",
+        "key", "last_oow_ack_time", "rcv_nxt", "rcv_saddr", "rcv_wnd", "rcv_wscale", "reuse",
+        "reuseport", "saddr", "snd_nxt", "sport", "state", "substate", "tos", "ts_recent",
+        "ts_recent_stamp", "tsoffset", "tstamp_ok", "v6only",
+    )  # fmt: skip
+
+    listening = False
+
+    def __init__(self, sk: TcpSock, substate: int, now: int) -> None:
+        self.host: TcpHost = sk.host
+        self.key = sk.key
+        self.family = sk.family
+        self.state = TIME_WAIT
+        self.substate = substate
+        self.saddr, self.daddr = sk.saddr, sk.daddr
+        self.rcv_saddr = sk.rcv_saddr
+        self.sport, self.dport = sk.sport, sk.dport
+        self.reuse, self.reuseport = sk.reuse, sk.reuseport
+        self.bindtodevice, self.v6only = sk.bindtodevice, sk.v6only
+        self.csum_base = sk.csum_base
+        self.tos = sk.tos
+        self.snd_nxt = sk.snd_nxt
+        self.rcv_nxt = sk.rcv_nxt
+        self.rcv_wnd = sk.cur_win
+        self.rcv_wscale = sk.rcv_wscale
+        self.tstamp_ok = sk.tstamp_ok
+        self.ts_recent = sk.ts_recent
+        self.ts_recent_stamp = sk.ts_recent_stamp
+        self.tsoffset = sk.tsoffset
+        self.last_oow_ack_time = 0
+        self.deadline = NEVER
+        self.heap_at = NEVER
+
+    # -- timer -----------------------------------------------------------------------
+
+    def schedule(self, timeo: int, now: int) -> None:
+        """(Re)start the time to live."""
+        self.deadline = now + timeo
+        self.host.net.deadlines.arm(self, self.deadline)
+
+    def next_deadline(self) -> int:
+        return self.deadline
+
+    def handle_timeout(self, now: int) -> None:
+        self.kill()
+
+    def kill(self) -> None:
+        """Forget the pair."""
+        self.deadline = NEVER
+        self.host.remove_timewait(self)
+
+    # -- input -----------------------------------------------------------------------
+
+    def process(self, seg: Segment) -> int:
+        """What to do with a segment (rules C-31, C-33)."""
+        seg.place(self.rcv_nxt, self.snd_nxt)
+        paws_reject = self._paws_reject(seg)
+        if self.substate == FIN_WAIT2:
+            return self._fin_wait2(seg, paws_reject)
+        if (
+            not paws_reject
+            and seg.seq == self.rcv_nxt
+            and (seg.seq == seg.end_seq or seg.flags & RST)
+        ):
+            return self._in_window(seg)
+        if (
+            seg.flags & SYN
+            and not seg.flags & (RST | ACK)
+            and not paws_reject
+            and (seg.seq > self.rcv_nxt or self._newer_timestamp(seg))
+        ):
+            return TW_SYN
+        if paws_reject:
+            self.host.net.mib.inc("TcpExtPAWSEstab")
+        if not seg.flags & RST:
+            if paws_reject or seg.flags & ACK:
+                self.schedule(TIMEWAIT_LEN, seg.now)
+            return TW_SUCCESS if self._rate_limited(seg) else TW_ACK
+        return TW_SUCCESS
+
+    def _in_window(self, seg: Segment) -> int:
+        """Nothing new, at the expected place: a repeated last ACK, or a RST."""
+        if seg.flags & RST:
+            if not self.host.net.sysctl.tcp_rfc1337:
+                self.kill()
+            return TW_SUCCESS
+        self.schedule(TIMEWAIT_LEN, seg.now)
+        self._note_timestamp(seg)
+        return TW_SUCCESS
+
+    def _fin_wait2(self, seg: Segment, paws_reject: bool) -> int:
+        """Waiting for the peer's FIN; data is refused, nobody will read it."""
+        end = self.rcv_nxt + self.rcv_wnd
+        in_window = seg.seq == self.rcv_nxt or (seg.seq < end and seg.end_seq > self.rcv_nxt)
+        if paws_reject or not in_window:
+            return TW_SUCCESS if seg.flags & RST or self._rate_limited(seg) else TW_ACK
+        if seg.flags & RST:
+            self.kill()
+            return TW_SUCCESS
+        if seg.flags & SYN and not seg.seq < self.rcv_nxt:
+            return TW_RST
+        if not seg.flags & ACK or seg.end_seq <= self.rcv_nxt or seg.end_seq == seg.seq:
+            return TW_SUCCESS
+        if not seg.flags & FIN or seg.end_seq != self.rcv_nxt + 1:
+            self.kill()
+            return TW_RST
+        self.substate = TIME_WAIT
+        self.rcv_nxt = seg.end_seq
+        self._note_timestamp(seg)
+        self.schedule(TIMEWAIT_LEN, seg.now)
+        return TW_ACK
+
+    def _note_timestamp(self, seg: Segment) -> None:
+        if seg.options.has_ts:
+            self.ts_recent = seg.options.tsval
+            self.ts_recent_stamp = seg.now
+
+    def _ts_behind(self, seg: Segment) -> int:
+        return ((self.ts_recent - seg.options.tsval + 0x80000000) & 0xFFFFFFFF) - 0x80000000
+
+    def _paws_reject(self, seg: Segment) -> bool:
+        if not seg.options.has_ts or not self.ts_recent_stamp or seg.flags & RST:
+            return False
+        return self._ts_behind(seg) > 1
+
+    def _newer_timestamp(self, seg: Segment) -> bool:
+        return bool(self.ts_recent_stamp and seg.options.has_ts and self._ts_behind(seg) < 0)
+
+    def _rate_limited(self, seg: Segment) -> bool:
+        if seg.len:
+            return False
+        limit = self.host.net.sysctl.tcp_invalid_ratelimit * MS
+        if self.last_oow_ack_time and seg.now - self.last_oow_ack_time < limit:
+            self.host.net.mib.inc("TcpExtTCPACKSkippedTimeWait")
+            return True
+        self.last_oow_ack_time = seg.now
+        return False
+
+    def send_ack(self, now: int) -> None:
+        """Repeat our last ACK."""
+        ts = (now // MS + self.tsoffset, self.ts_recent) if self.tstamp_ok else None
+        options = data_options(ts, ())
+        csum = (self.csum_base + 20 + len(options)) % 65535
+        window = min(self.rcv_wnd >> self.rcv_wscale, 65535)
+        header = build(
+            self.sport, self.dport, self.snd_nxt, self.rcv_nxt, ACK, window, options, csum=csum
+        )
+        self.host.net.send_reply(6, self.saddr, self.daddr, header, self.tos, now)
