@@ -9,6 +9,7 @@ CLONE_NEWNS, CLONE_NEWUSER, CLONE_NEWNET = 0x00020000, 0x10000000, 0x40000000
 MS_BIND, MS_REC, MS_PRIVATE = 0x1000, 0x4000, 0x40000
 MS_NOSUID, MS_NOEXEC = 0x2, 0x8
 
+_PR_SET_PDEATHSIG, _SIGKILL = 1, 9
 _CLOCK_MONOTONIC = 1
 _TFD_CLOEXEC, _TFD_NONBLOCK, _TFD_TIMER_ABSTIME = 0o2000000, 0o4000, 1
 
@@ -53,6 +54,11 @@ def unshare(flags: int) -> None:
 def mount(source: str, target: str, fstype: str, flags: int, data: str = "") -> None:
     """mount(2)."""
     _check(_mount(source.encode(), target.encode(), fstype.encode(), flags, data.encode()))
+
+
+def die_with_parent() -> None:
+    """Have this process killed when the thread that forked it ends (prctl(2))."""
+    _check(_libc.prctl(_PR_SET_PDEATHSIG, _SIGKILL, 0, 0, 0))
 
 
 class TimerFd:
