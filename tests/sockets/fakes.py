@@ -195,7 +195,7 @@ class FakeStack(Net):
         self.mib = Mib()
         self.deadlines = Deadlines()
         self.softirq_pending = False
-        self.tcp = self.udp = SimpleNamespace(sockets=list)
+        self.tcp = self.udp = SimpleNamespace(sockets=list, timewaits=list)
         self.routes = SimpleNamespace(devices=[])
         self.made: list[FakeSock] = []
         self.prot = FakeProto()
@@ -228,7 +228,7 @@ async def fake_stack() -> AsyncIterator[NetworkStack]:
         await nursery.start(driver.run)
         stack = NetworkStack(core, driver, nursery)
         yield stack
-        await stack.aclose(1)
+        stack.close_sockets()
         nursery.cancel_scope.cancel()
 
 

@@ -16,6 +16,7 @@ from ustack.sock.addr import present
 from ustack.sock.sock import AF_INET6, SOCK_DGRAM, Sock
 from ustack.tcp.sock import TcpSock
 from ustack.tcp.state import CLOSE, ESTABLISHED, LISTEN, NAMES
+from ustack.tcp.timewait import TimeWait
 from ustack.wire.addr import format_addr
 
 _SOL_SOCKET, _SO_MEMINFO = 1, 55
@@ -90,9 +91,11 @@ class SsTable:
         return "\n".join(out)
 
 
-def table(sockets: Iterable[Sock], now: int) -> SsTable:
-    """The rows of `sockets` at `now` (ns), in their order."""
-    return SsTable(tuple(row(sk, now) for sk in sockets))
+def table(sockets: Iterable[Sock], now: int, timewaits: Iterable[TimeWait] = ()) -> SsTable:
+    """The rows of `sockets` at `now` (ns), in their order, then those of pairs that have no
+    socket any more."""
+    rows = [row(sk, now) for sk in sockets]
+    return SsTable((*rows, *(_timewait_row(tw) for tw in timewaits)))
 
 
 def row(sk: Sock, now: int) -> SsRow:
@@ -104,8 +107,8 @@ def row(sk: Sock, now: int) -> SsRow:
         NAMES[ESTABLISHED if sk.dport else CLOSE],
         sk.rmem_alloc,
         sk.wmem_alloc,
-        _endpoint(sk, sk.rcv_saddr or sk.saddr, sk.sport),
-        _endpoint(sk, sk.daddr, sk.dport),
+        _endpoint(sk.family == AF_INET6, sk.rcv_saddr or sk.saddr, sk.sport),
+        _endpoint(sk.family == AF_INET6, sk.daddr, sk.dport),
         skmem(sk, now),
     )
 
@@ -126,11 +129,17 @@ def _tcp_row(sk: TcpSock, now: int) -> SsRow:
         NAMES[sk.state],
         recv_q,
         send_q,
-        _endpoint(sk, sk.rcv_saddr or sk.saddr, sk.sport),
-        _endpoint(sk, sk.daddr, sk.dport),
+        _endpoint(sk.family == AF_INET6, sk.rcv_saddr or sk.saddr, sk.sport),
+        _endpoint(sk.family == AF_INET6, sk.daddr, sk.dport),
         skmem(sk, now),
         {} if sk.state in (LISTEN, CLOSE) else tcp_info(sk, now),
     )
+
+
+def _timewait_row(tw: TimeWait) -> SsRow:
+    v6 = tw.family == AF_INET6
+    local, peer = _endpoint(v6, tw.saddr, tw.sport), _endpoint(v6, tw.daddr, tw.dport)
+    return SsRow("tcp", NAMES[tw.substate], 0, 0, local, peer, Skmem(*[0] * 9))
 
 
 def tcp_info(sk: TcpSock, now: int) -> dict[str, int | float | str]:
@@ -231,8 +240,8 @@ def _columns(one: SsRow) -> tuple[str, str, str, str, str, str]:
     return one.netid, one.state, str(one.recv_q), str(one.send_q), one.local, one.peer
 
 
-def _endpoint(sk: Sock, addr: bytes, port: int) -> str:
-    text = format_addr(present(addr, sk.family == AF_INET6))
+def _endpoint(v6: bool, addr: bytes, port: int) -> str:
+    text = format_addr(present(addr, v6))
     host = f"[{text}]" if ":" in text else text
     return f"{host}:{port or '*'}"
 

@@ -79,8 +79,8 @@ async def open_tun(
         _attach(core, driver, source, device, addresses, file)
         for default in sorted({_DEFAULT_ROUTE[":" in cidr] for cidr in addresses}):
             core.add_route(default, core.routes.devices[-1])
-        async with _running(core, driver, resolver, grace) as stack:
-            yield stack
+        async with _running([(core, driver)], resolver, grace) as stacks:
+            yield stacks[0]
 
 
 @asynccontextmanager
@@ -111,11 +111,7 @@ async def open_memory_pair(
             device.on_frames = timebase.wake
             _attach(core, driver, device, device, addresses[i], None)
             hosts.append((core, driver))
-        (left_core, left_driver), (right_core, right_driver) = hosts
-        async with (
-            _running(left_core, left_driver, None, grace) as left,
-            _running(right_core, right_driver, None, grace) as right,
-        ):
+        async with _running(hosts, None, grace) as (left, right):
             yield left, right
 
 
@@ -153,24 +149,33 @@ class _Recorded:
 
 @asynccontextmanager
 async def _running(
-    core: Stack, driver: Driver, resolver: Resolver | None, grace: float
-) -> AsyncIterator[NetworkStack]:
-    """The stack with its driver running; closed down at the end, whatever ended it.
+    hosts: Sequence[tuple[Stack, Driver]], resolver: Resolver | None, grace: float
+) -> AsyncIterator[list[NetworkStack]]:
+    """The stacks with their drivers running; closed down together, whatever ended it.
 
     Exceptions come out as they were raised, not wrapped by the nursery.
     """
     try:
         async with trio.open_nursery() as nursery:
-            await nursery.start(driver.run)
-            stack = NetworkStack(core, driver, nursery, resolver)
+            for _, driver in hosts:
+                await nursery.start(driver.run)
+            stacks = [NetworkStack(core, driver, nursery, resolver) for core, driver in hosts]
             try:
-                yield stack
+                yield stacks
             finally:
                 if not nursery.cancel_scope.cancel_called:  # else the driver is no more
-                    with trio.CancelScope(shield=True):
-                        await stack.aclose(grace)
+                    await _close(stacks, grace)
                     nursery.cancel_scope.cancel()
     except BaseExceptionGroup as group:
         if len(group.exceptions) == 1:
             raise group.exceptions[0] from group.exceptions[0].__cause__
         raise
+
+
+async def _close(stacks: Sequence[NetworkStack], grace: float) -> None:
+    """Close everything at once, then wait for each: they may be each other's peers."""
+    for stack in stacks:
+        stack.close_sockets()
+    with trio.CancelScope(shield=True), trio.move_on_after(grace):
+        for stack in stacks:
+            await stack.wait_closed()

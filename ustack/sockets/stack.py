@@ -22,14 +22,14 @@ from ustack.sock.wait import Op
 from ustack.sockets import streams
 from ustack.sockets.resolver import Resolver
 from ustack.sockets.socket import SocketType
-from ustack.tcp.state import CLOSE_WAIT, CLOSING, ESTABLISHED, FIN_WAIT1, FIN_WAIT2, LAST_ACK
+from ustack.tcp.state import CLOSE_WAIT, CLOSING, ESTABLISHED, FIN_WAIT1, LAST_ACK
 
 if TYPE_CHECKING:
     from ustack.stack import Stack
 
 FIRST_FILENO = 1 << 30
 _CLOSE_POLL = 0.01  # s between looks at the connections that are still closing
-_CLOSING = frozenset((ESTABLISHED, FIN_WAIT1, FIN_WAIT2, CLOSE_WAIT, CLOSING, LAST_ACK))
+_CLOSING = frozenset((ESTABLISHED, FIN_WAIT1, CLOSE_WAIT, CLOSING, LAST_ACK))
 CHECKPOINT_EVERY = 32
 
 
@@ -157,7 +157,8 @@ class NetworkStack:
     def ss(self) -> ss.SsTable:
         """All sockets, those that the program has closed included, as ss(8) shows them."""
         core = self.sansio
-        return ss.table([*core.tcp.sockets(), *core.udp.sockets()], self.driver.now())
+        socks = [*core.tcp.sockets(), *core.udp.sockets()]
+        return ss.table(socks, self.driver.now(), core.tcp.timewaits())
 
     def statistics(self) -> Statistics:
         mib = self.sansio.mib
@@ -193,13 +194,15 @@ class NetworkStack:
         """Finish a lingering close that nobody waits for."""
         self._nursery.start_soon(drive, self.driver, op)
 
-    async def aclose(self, grace: float) -> None:
-        """Close all sockets; wait, `grace` seconds at most, until the peers know."""
+    def close_sockets(self) -> None:
+        """Close all sockets, as their programs would: streams still deliver what they hold."""
         for sock in list(self._sockets.values()):
             sock.close()
-        with trio.move_on_after(grace):
-            while any(sk.state in _CLOSING for sk in self.sansio.tcp.sockets()):
-                await trio.sleep(_CLOSE_POLL)
+
+    async def wait_closed(self) -> None:
+        """Wait until the peers of all closed connections have what was sent, and the FIN."""
+        while any(sk.state in _CLOSING for sk in self.sansio.tcp.sockets()):
+            await trio.sleep(_CLOSE_POLL)
 
 
 class SocketFactory(trio.abc.SocketFactory):
