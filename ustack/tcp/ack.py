@@ -50,7 +50,7 @@ from ustack.tcp.sacktag import highest_sack_seq, remove_reno_sacks, sacktag_writ
 from ustack.tcp.segment import Segment
 from ustack.tcp.skb import EVER_RETRANS, LOST, SACKED_ACKED, SACKED_RETRANS, Skb
 from ustack.tcp.sock import MS, PENDING_PROBE0, TcpSock
-from ustack.tcp.state import CA_LOSS, CA_OPEN
+from ustack.tcp.state import CA_OPEN
 from ustack.tcp.timers import (
     clear_xmit_timer,
     probe0_interval,
@@ -76,8 +76,8 @@ def tcp_ack(sk: TcpSock, seg: Segment) -> int:
         send_challenge_ack(sk, now)
         return ACK_REJECTED
     prior_packets = sk.packets_out
-    st = AckState(ack, now, highest_sack_seq(sk), sk.in_flight)
-    prior_fack = st.reord
+    st = AckState(ack, now, sk.snd_nxt, sk.in_flight)
+    prior_fack = highest_sack_seq(sk)
     delivered, lost = sk.delivered, sk.lost
     if ack > prior_una:
         st.flag |= FLAG_SND_UNA_ADVANCED
@@ -141,7 +141,7 @@ def _old_ack(sk: TcpSock, seg: Segment) -> int:
         send_challenge_ack(sk, seg.now)
         return ACK_REJECTED
     if seg.options.sacks and sk.sack_ok:
-        st = AckState(seg.ack, seg.now, highest_sack_seq(sk), sk.in_flight)
+        st = AckState(seg.ack, seg.now, sk.snd_nxt, sk.in_flight)
         delivered, lost = sk.delivered, sk.lost
         sacktag_write_queue(sk, seg, sk.snd_una, st)
         fastretrans_alert(sk, st, seg.now)
@@ -259,7 +259,7 @@ def _entry_acked(sk: TcpSock, skb: Skb, acked: int, st: AckState) -> int:
         st.flag |= FLAG_RETRANS_DATA_ACKED
     elif not sacked & SACKED_ACKED:
         sent_at = skb.tx_time
-        st.reord = min(st.reord, skb.seq)
+        st.low_acked = min(st.low_acked, skb.seq)
         if skb.end_seq <= sk.high_seq:
             st.flag |= FLAG_ORIG_SACK_ACKED
     if sacked & SACKED_ACKED:
@@ -330,8 +330,8 @@ def _after_clean(sk: TcpSock, st: AckState, prior_fack: int, rtt_valid: bool) ->
     st.flag |= FLAG_SET_XMIT_TIMER
     if not sk.sack_ok:
         remove_reno_sacks(sk, st.pkts_acked)
-    elif st.reord < prior_fack and sk.ca_state != CA_LOSS:
-        rack.check_sack_reordering(sk, st.reord, prior_fack)
+    elif st.low_acked < prior_fack:
+        rack.check_sack_reordering(sk, st.low_acked, prior_fack)
 
 
 def _set_xmit_timer(sk: TcpSock, now: int) -> None:

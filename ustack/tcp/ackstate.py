@@ -32,6 +32,7 @@ class AckState:
         "flag",
         "is_app_limited",
         "last_sackt",
+        "low_acked",
         "now",
         "num_dupack",
         "pkts_acked",
@@ -46,11 +47,12 @@ class AckState:
         "send_interval",
     )
 
-    def __init__(self, ack: int, now: int, reord: int, in_flight: int) -> None:
+    def __init__(self, ack: int, now: int, snd_nxt: int, in_flight: int) -> None:
         self.ack = ack
         self.now = now
         self.flag = 0
-        self.reord = reord  # lowest sequence found to have arrived out of order
+        self.reord = snd_nxt  # lowest sequence SACKed late, never retransmitted
+        self.low_acked = snd_nxt  # lowest acknowledged, never retransmitted nor SACKed
         self.prior_in_flight = in_flight
         self.first_sackt = self.last_sackt = 0
         self.num_dupack = 0
