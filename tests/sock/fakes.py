@@ -121,7 +121,7 @@ class FakeNet(Net):
     ) -> int:
         data = b"".join(payload)
         assert len(data) == payload_len
-        assert dst.daddr == daddr
+        assert len(dst.daddr) == len(daddr)
         self.sent.append(Sent(sk, saddr, daddr, header, data, gso_size, charge, ttl, tos))
         if self.verdict == QUEUED:
             sk.wmem_alloc += charge
@@ -137,4 +137,7 @@ class FakeNet(Net):
         raise AssertionError("UDP answers nothing by itself")
 
     def icmp_port_unreach(self, rx: RxPacket) -> None:
+        self.unreachable.append(rx)
+
+    def icmp_unreach(self, rx: RxPacket, code: int) -> None:
         self.unreachable.append(rx)

@@ -6,7 +6,7 @@ Sources: Linux `__inet_bind`, `__inet6_bind`, `__ip4_datagram_connect`,
 
 from __future__ import annotations
 
-from errno import EADDRNOTAVAIL, EAFNOSUPPORT, EINVAL
+from errno import EADDRNOTAVAIL, EAFNOSUPPORT, EINVAL, ENETUNREACH
 
 from ustack.sock import error_queue
 from ustack.sock.addr import BROADCAST4, is_multicast
@@ -56,7 +56,13 @@ def connect(sk: UdpSock, addr: Address) -> None:
     repeated; a pending error stays pending."""
     if not sk.sport:
         sendmsg.autobind(sk)
-    daddr = sendmsg.check_dest(sk, addr[0])
+    daddr = addr[0]
+    if sk.family == AF_INET6:
+        daddr = sendmsg.dest6(sk, daddr)
+        if len(daddr) == 4 and sk.v6only:
+            raise error(ENETUNREACH)
+    elif len(daddr) == 16:
+        raise error(EAFNOSUPPORT)
     dst = sendmsg.route(sk, daddr, sk.saddr, sk.bindtodevice)
     if not sk.saddr:
         sk.saddr = dst.saddr
@@ -65,7 +71,7 @@ def connect(sk: UdpSock, addr: Address) -> None:
     sk.daddr = dst.daddr
     sk.dport = addr[1]
     sk.dst = dst
-    sk.csum_base = output.csum_base(sk.saddr, sk.daddr)
+    output.set_flow(sk, sk.saddr, sk.daddr, sk.dport)
     sk.host.table.hash(sk)
 
 

@@ -5,9 +5,10 @@ segment size the first call has fixed; later calls bring bytes only, their addre
 control messages are not looked at. A call that is not corked, or switching UDP_CORK off,
 sends the whole. Any error discards all of it, as does close; shutdown leaves it.
 
-The bytes collect in one buffer, and are charged as the fragments they will leave in. The
-first piece waits for room like any datagram, further ones fail with ENOBUFS at twice the
-send buffer.
+The bytes collect in one buffer, and are charged as the fragments that Linux would lay
+them out in: a fragment costs what it is made with, and a byte for every byte that later
+calls add to it. The first fragment waits for room like any datagram, further ones fail
+with ENOBUFS at twice the send buffer.
 
 Sources: Linux `udp_sendmsg`, `ip_append_data`, `udp_push_pending_frames`,
 `udp_flush_pending_frames`.
@@ -15,10 +16,11 @@ Sources: Linux `udp_sendmsg`, `ip_append_data`, `udp_push_pending_frames`,
 
 from __future__ import annotations
 
-from errno import ENOBUFS
+from errno import EMSGSIZE, ENOBUFS
 
 from ustack.sock.errors import error
-from ustack.sock.sock import MSG_MORE
+from ustack.sock.sock import MSG_MORE, MSG_PROBE
+from ustack.sock.truesize import tx_truesize
 from ustack.sock.wait import Op
 from ustack.udp import output
 from ustack.udp.sock import Cork, UdpSock
@@ -26,7 +28,8 @@ from ustack.wire.packet import Buffer
 
 
 def append(sk: UdpSock, pending: Cork, data: Buffer, flags: int, now: int) -> int | Op[int]:
-    """Add `data` to the pending datagram, and send it unless this call too is corked."""
+    """Add `data` to the pending datagram, and send it unless this call too is corked. With
+    MSG_PROBE the data is not added, the rest is as ever."""
     first = pending.buffer is None
     if first:
         pending.buffer = bytearray()
@@ -36,7 +39,7 @@ def append(sk: UdpSock, pending: Cork, data: Buffer, flags: int, now: int) -> in
             timeo = sk.wait_budget(sk.sndtimeo, flags)
             if not output.has_room(sk, timeo):
                 return _wait_and_append(sk, pending, data, flags, timeo, now)
-        _add(sk, pending, data, flags, now)
+        _add(sk, pending, b"" if flags & MSG_PROBE else data, flags, now)
     except OSError:
         flush(sk)
         raise
@@ -60,17 +63,50 @@ def _add(sk: UdpSock, pending: Cork, data: Buffer, flags: int, now: int) -> None
     assert buffer is not None
     length = len(buffer) + len(data)
     output.check_size(sk, pending, length, now)
-    mtu = output.fragment_size(sk, pending.dst, now)
-    charge, before_last = output.charges(pending, length, mtu, output.gso_segment(sk, pending))
-    others = sk.wmem_alloc - pending.charge
-    if before_last and charge > pending.charge and others + before_last >= 2 * sk.sndbuf:
-        output.count_sndbuf_error(sk)
-        raise error(ENOBUFS)
+    _lay_out(sk, pending, length, len(data), now)
     buffer += data
-    sk.wmem_alloc = others + charge
-    pending.charge = charge
     if not (sk.corked or flags & MSG_MORE):
         push(sk, now)
+
+
+def _lay_out(sk: UdpSock, pending: Cork, length: int, added: int, now: int) -> None:
+    """Charge `added` more bytes, `length` in all, to the fragments they go to."""
+    v6 = len(pending.daddr) == 16
+    hlen = output.IP6_HLEN if v6 else output.IP4_HLEN
+    mtu = output.MAX_LEN if output.gso_segment(sk, pending) else 0
+    mtu = mtu or output.fragment_size(sk, pending.dst, now)
+    full = (mtu - hlen & ~7) + hlen - (output.FRAG6_HLEN if v6 else 0)
+    if full <= hlen:
+        raise error(EMSGSIZE)
+    if v6 and hlen + output.HEADER_LEN + length > mtu:
+        mtu = full
+    if not pending.tail:
+        added += output.HEADER_LEN
+    while added or not pending.tail:
+        room = mtu - pending.tail
+        if room < added:
+            room = full - pending.tail
+        if pending.tail and room > 0:  # into the last fragment
+            room = min(room, added)
+            pending.tail += room
+            added -= room
+            _charge(sk, pending, room)
+            continue
+        gap = max(pending.tail - full, 0) if pending.tail else 0  # moves on to the next
+        size = hlen + added + gap
+        if size > mtu:
+            size = full
+        if pending.tail and sk.wmem_alloc >= 2 * sk.sndbuf:
+            output.count_sndbuf_error(sk)
+            raise error(ENOBUFS)
+        pending.tail = size
+        added -= size - hlen - gap
+        _charge(sk, pending, tx_truesize(size))
+
+
+def _charge(sk: UdpSock, pending: Cork, size: int) -> None:
+    sk.wmem_alloc += size
+    pending.charge += size
 
 
 def push(sk: UdpSock, now: int) -> None:
@@ -81,6 +117,8 @@ def push(sk: UdpSock, now: int) -> None:
     data = bytes(pending.buffer)
     charge = pending.charge
     flush(sk)
+    if len(pending.daddr) == 4:
+        pending.saddr, pending.daddr, pending.dport = sk.flow
     gso_size = output.check_gso(sk, pending, len(data), now)
     output.transmit(sk, pending, data, gso_size, charge, now)
 

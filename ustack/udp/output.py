@@ -34,10 +34,10 @@ from ustack.wire.packet import DROPPED, IPPROTO_UDP, Buffer
 
 _HEADER = Struct(">HHHH")
 HEADER_LEN = 8
-_MAX_LEN = 0xFFFF
+MAX_LEN = 0xFFFF
 _MAX_SEGMENTS = 128
-_IP4_HLEN, _IP6_HLEN, _FRAG6_HLEN = 20, 40, 8
-_WIRE4_HLEN, _WIRE6_HLEN = _IP4_HLEN + HEADER_LEN, _IP6_HLEN + HEADER_LEN
+IP4_HLEN, IP6_HLEN, FRAG6_HLEN = 20, 40, 8
+_WIRE4_HLEN, _WIRE6_HLEN = IP4_HLEN + HEADER_LEN, IP6_HLEN + HEADER_LEN
 
 
 # -- size ----------------------------------------------------------------------------------
@@ -53,14 +53,15 @@ def check_size(sk: UdpSock, pending: Cork, length: int, now: int) -> None:
     """EMSGSIZE for a datagram of `length` bytes of payload that cannot be sent (E-9)."""
     v6 = len(pending.daddr) == 16
     mtu = fragment_size(sk, pending.dst, now)
-    limit = _MAX_LEN + (_IP6_HLEN if v6 else 0)
+    limit = MAX_LEN + (IP6_HLEN if v6 else 0)
     disc = sk.pmtudisc
     dontfrag = pending.dontfrag if pending.dontfrag >= 0 else sk.inet_flags & F_DONTFRAG
     if (disc > PMTUDISC_WANT and disc != PMTUDISC_OMIT) or (v6 and dontfrag):
         if gso_segment(sk, pending) <= 0:
             limit = min(limit, mtu)
-    if length + HEADER_LEN + (_IP6_HLEN if v6 else _IP4_HLEN) > limit:
-        queue_local(sk, EMSGSIZE, (pending.daddr, pending.dport), mtu)
+    if length + HEADER_LEN + (IP6_HLEN if v6 else IP4_HLEN) > limit:
+        port = pending.dport if v6 else sk.dport  # as Linux has it: the peer's
+        queue_local(sk, EMSGSIZE, (pending.daddr, port), mtu)
         raise error(EMSGSIZE)
 
 
@@ -75,7 +76,7 @@ def check_gso(sk: UdpSock, pending: Cork, length: int, now: int) -> int:
     if not size:
         return 0
     v6 = len(pending.daddr) == 16
-    headers = HEADER_LEN + (_IP6_HLEN if v6 else _IP4_HLEN)
+    headers = HEADER_LEN + (IP6_HLEN if v6 else IP4_HLEN)
     if headers + size > fragment_size(sk, pending.dst, now):
         raise error(EMSGSIZE)
     if length > size * _MAX_SEGMENTS or no_checksum(sk, v6):
@@ -86,14 +87,14 @@ def check_gso(sk: UdpSock, pending: Cork, length: int, now: int) -> int:
 def charges(pending: Cork, length: int, mtu: int, gso_size: int) -> tuple[int, int]:
     """(charge of the datagram, charge of all its fragments but the last)."""
     v6 = len(pending.daddr) == 16
-    hlen = _IP6_HLEN if v6 else _IP4_HLEN
+    hlen = IP6_HLEN if v6 else IP4_HLEN
     total = hlen + HEADER_LEN + length
     if gso_size:
         return rx_truesize(total, gso_size), 0
     if total <= mtu:
         return tx_truesize(total), 0
     if v6:
-        hlen += _FRAG6_HLEN
+        hlen += FRAG6_HLEN
     piece = mtu - hlen & ~7
     if piece <= 0:
         raise error(EMSGSIZE)
@@ -110,7 +111,8 @@ def charges(pending: Cork, length: int, mtu: int, gso_size: int) -> tuple[int, i
 def send_at_once(sk: UdpSock, pending: Cork, data: Buffer, flags: int, now: int) -> int | Op[int]:
     """The uncorked path (Linux: `ip_make_skb`, `udp_send_skb`)."""
     total = len(data) + (_WIRE6_HLEN if len(pending.daddr) == 16 else _WIRE4_HLEN)
-    small = total <= fragment_size(sk, pending.dst, now) and not gso_segment(sk, pending)
+    limit = min(fragment_size(sk, pending.dst, now), MAX_LEN)
+    small = total <= limit and not gso_segment(sk, pending)
     if not small:
         check_size(sk, pending, len(data), now)
     if sk.err or sk.shutdown & SEND_SHUTDOWN or sk.wmem_alloc >= sk.sndbuf:
@@ -177,7 +179,7 @@ def transmit(
     if no_checksum(sk, v6):
         csum = 0
     else:
-        if daddr is sk.daddr and saddr is sk.saddr:
+        if daddr is sk.flow[1] and saddr is sk.flow[0]:
             csum = sk.csum_base + ulen
         else:
             csum = csum_base(saddr, daddr) + ulen
@@ -193,6 +195,12 @@ def transmit(
         if sk.recverr:
             raise error(ENOBUFS)
     sk.net.mib.values["Udp6OutDatagrams" if v6 else "UdpOutDatagrams"] += 1
+
+
+def set_flow(sk: UdpSock, saddr: bytes, daddr: bytes, dport: int) -> None:
+    """Remember where connected sends go."""
+    sk.flow = (saddr, daddr, dport)
+    sk.csum_base = csum_base(saddr, daddr)
 
 
 def csum_base(saddr: bytes, daddr: bytes) -> int:

@@ -22,6 +22,7 @@ from errno import (
     EOPNOTSUPP,
 )
 
+from ustack.sock.addr import LOOPBACK4, LOOPBACK6
 from ustack.sock.cmsg import parse_send
 from ustack.sock.dst import Dst
 from ustack.sock.errors import error
@@ -40,8 +41,6 @@ from ustack.udp import cork, output
 from ustack.udp.sock import Cork, UdpSock
 from ustack.wire.packet import Buffer
 
-_MAX_LEN = 0xFFFF
-
 
 def sendmsg(
     sk: UdpSock,
@@ -51,26 +50,108 @@ def sendmsg(
     addr: Address | None = None,
     control: tuple[Cmsg, ...] = (),
 ) -> int | Op[int]:
-    """Send one datagram, or add to the pending one (Linux: `udp_sendmsg`)."""
+    """Send one datagram, or add to the pending one."""
     if not sk.sport:
         autobind(sk)
-    length = len(data)
-    if length > _MAX_LEN:
+    if sk.family == AF_INET:
+        return _sendmsg4(sk, data, flags, now, addr, control)
+    return _sendmsg6(sk, data, flags, now, addr, control)
+
+
+def _sendmsg4(
+    sk: UdpSock,
+    data: Buffer,
+    flags: int,
+    now: int,
+    addr: Address | None,
+    control: tuple[Cmsg, ...],
+) -> int | Op[int]:
+    """Over IPv4 (Linux: `udp_sendmsg`)."""
+    if len(data) > output.MAX_LEN:
         raise error(EMSGSIZE)
-    if flags & MSG_OOB and sk.family == AF_INET:
+    if flags & MSG_OOB:
         raise error(EOPNOTSUPP)
     if sk.cork is not None:
-        pending = sk.cork
+        if len(sk.cork.daddr) == 16:
+            raise error(EINVAL)
+        return cork.append(sk, sk.cork, data, flags, now)
+    if addr is None:
+        if not sk.daddr:
+            raise error(EDESTADDRREQ)
+        daddr, dport = sk.daddr, sk.dport
     else:
-        pending = _prepare(sk, addr, control)
-        if flags & MSG_DONTROUTE or sk.inet_flags & F_DONTROUTE:
-            if pending.dst.gateway is not None:
-                raise error(ENETUNREACH)
-        if flags & MSG_PROBE:  # only the way was to be tried
-            return _probe(pending, length, flags)
-        if not (flags & MSG_MORE or sk.corked):
-            return output.send_at_once(sk, pending, data, flags, now)
-        sk.cork = pending
+        daddr, dport = addr
+        if len(daddr) == 16:
+            raise error(EAFNOSUPPORT)
+        if not dport:
+            raise error(EINVAL)
+    return _send(sk, data, flags, now, daddr, dport, addr is None, control)
+
+
+def _sendmsg6(
+    sk: UdpSock,
+    data: Buffer,
+    flags: int,
+    now: int,
+    addr: Address | None,
+    control: tuple[Cmsg, ...],
+) -> int | Op[int]:
+    """On an IPv6 socket (Linux: `udpv6_sendmsg`)."""
+    pending = sk.cork
+    if addr is not None:
+        daddr, dport = dest6(sk, addr[0]), addr[1]
+    elif sk.daddr or pending is not None:
+        daddr, dport = sk.daddr, sk.dport
+    else:
+        raise error(EDESTADDRREQ)
+    if len(daddr) == 4 and (addr is not None or pending is None):
+        if sk.v6only:
+            raise error(ENETUNREACH)
+        return _sendmsg4(sk, data, flags, now, (daddr, dport), control)
+    if pending is not None:
+        if len(pending.daddr) == 4:
+            return _sendmsg4(sk, data, flags, now, addr, control)
+        return cork.append(sk, pending, data, flags, now)
+    if addr is not None and not dport:
+        raise error(EINVAL)
+    return _send(sk, data, flags, now, daddr, dport, addr is None, control)
+
+
+def dest6(sk: UdpSock, daddr: bytes) -> bytes:
+    """The wildcard as destination of an IPv6 socket is the loopback address, IPv4's where
+    the socket is at a mapped address."""
+    return daddr or (LOOPBACK4 if len(sk.saddr) == 4 else LOOPBACK6)
+
+
+def _send(
+    sk: UdpSock,
+    data: Buffer,
+    flags: int,
+    now: int,
+    daddr: bytes,
+    dport: int,
+    connected: bool,
+    control: tuple[Cmsg, ...],
+) -> int | Op[int]:
+    """Start a datagram to `daddr`; `connected`: it is the socket's own peer."""
+    corkreq = sk.corked or flags & MSG_MORE != 0
+    if control:
+        pending = _with_control(sk, daddr, dport, control)
+    elif connected:
+        pending = _to_peer(sk, corkreq)
+    else:
+        dst = route(sk, daddr, sk.saddr, sk.bindtodevice)
+        pending = Cork(dst, sk.saddr or dst.saddr, dst.daddr, dport, sk.ttl, sk.tos)
+    if flags & MSG_DONTROUTE or sk.inet_flags & F_DONTROUTE:
+        if pending.dst.gateway is not None:
+            raise error(ENETUNREACH)
+    if flags & MSG_PROBE:  # only the way was to be tried
+        return 0 if flags & MSG_CONFIRM and not data else len(data)
+    if not corkreq:
+        return output.send_at_once(sk, pending, data, flags, now)
+    if len(pending.daddr) == 4:
+        output.set_flow(sk, pending.saddr, pending.daddr, pending.dport)
+    sk.cork = pending
     return cork.append(sk, pending, data, flags, now)
 
 
@@ -83,37 +164,21 @@ def autobind(sk: UdpSock) -> None:
     sk.host.table.hash(sk)
 
 
-def _probe(pending: Cork, length: int, flags: int) -> int:
-    if flags & MSG_CONFIRM and not length:
-        return 0
-    return length
-
-
 # -- where to ------------------------------------------------------------------------------
 
 
-def _prepare(sk: UdpSock, addr: Address | None, control: tuple[Cmsg, ...]) -> Cork:
-    """Destination, source and route of a new datagram, with what its control messages ask."""
-    if addr is None:
-        if not sk.daddr:
-            raise error(EDESTADDRREQ)
-        daddr, dport = sk.daddr, sk.dport
-    else:
-        daddr, dport = addr
-        if not dport:
-            raise error(EINVAL)
-        daddr = check_dest(sk, daddr)
-    if control:
-        return _prepare_with(sk, daddr, dport, control)
-    if addr is None and sk.dst is not None and not sk.dst.obsolete:
-        return Cork(sk.dst, sk.saddr, daddr, dport, sk.ttl, sk.tos)
-    dst = route(sk, daddr, sk.saddr, sk.bindtodevice)
-    if addr is None:
-        sk.dst = dst
-    return Cork(dst, sk.saddr or dst.saddr, dst.daddr, dport, sk.ttl, sk.tos)
+def _to_peer(sk: UdpSock, corkreq: bool) -> Cork:
+    """The way to the connected peer: the cached one while it holds."""
+    dst = sk.dst
+    if dst is None or dst.obsolete:
+        dst = sk.dst = route(sk, sk.daddr, sk.saddr, sk.bindtodevice)
+    elif not corkreq and len(sk.daddr) == 4:
+        saddr, daddr, dport = sk.flow
+        return Cork(dst, saddr, daddr, dport, sk.ttl, sk.tos)
+    return Cork(dst, sk.saddr, sk.daddr, sk.dport, sk.ttl, sk.tos)
 
 
-def _prepare_with(sk: UdpSock, daddr: bytes, dport: int, control: tuple[Cmsg, ...]) -> Cork:
+def _with_control(sk: UdpSock, daddr: bytes, dport: int, control: tuple[Cmsg, ...]) -> Cork:
     wanted = parse_send(sk, control, len(daddr) == 16)
     if wanted.saddr and not sk.net.is_local(wanted.saddr):
         raise error(EINVAL if len(daddr) == 16 else ENETUNREACH)
@@ -129,26 +194,11 @@ def _prepare_with(sk: UdpSock, daddr: bytes, dport: int, control: tuple[Cmsg, ..
     return pending
 
 
-def check_dest(sk: UdpSock, daddr: bytes) -> bytes:
-    """`daddr` as a destination of `sk`. The wildcard is left for the route to resolve, as
-    16 zero bytes on an IPv6 socket; EAFNOSUPPORT, ENETUNREACH for the wrong family."""
-    if sk.family == AF_INET:
-        if len(daddr) == 16:
-            raise error(EAFNOSUPPORT)
-        return daddr
-    if len(daddr) == 4:
-        if sk.v6only:
-            raise error(ENETUNREACH)
-        return daddr
-    if len(sk.saddr) == 4:  # bound or connected to a mapped address
-        if daddr:
-            raise error(EAFNOSUPPORT)
-        return b""
-    return daddr or bytes(16)
-
-
 def route(sk: UdpSock, daddr: bytes, saddr: bytes, oif: int) -> Dst:
-    """The path of a datagram; ENETUNREACH, EACCES for a broadcast without SO_BROADCAST."""
+    """The path of a datagram; ENETUNREACH, EACCES for a broadcast without SO_BROADCAST,
+    EAFNOSUPPORT from an IPv4 to an IPv6 address."""
+    if len(daddr) == 16 and len(saddr) == 4:
+        raise error(EAFNOSUPPORT)
     try:
         dst = sk.net.route(daddr, saddr or None, oif)
     except OSError as why:

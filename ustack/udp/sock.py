@@ -40,12 +40,13 @@ class Cork:
     """A datagram on its way: where it goes and how, fixed by its first call, and its bytes.
 
     `gso_size` and `dontfrag` are what control messages asked for, -1 where the socket's
-    options hold. A corked one collects in `buffer`; `charge` is what its pieces are
-    charged with meanwhile, on `wmem_alloc`.
+    options hold. A corked one collects in `buffer`; `charge` is what its fragments are
+    charged with meanwhile, on `wmem_alloc`, and `tail` the IP length of the last of them.
     """
 
     __slots__ = (
-        "buffer", "charge", "daddr", "dontfrag", "dport", "dst", "gso_size", "saddr", "tos", "ttl",
+        "buffer", "charge", "daddr", "dontfrag", "dport", "dst", "gso_size", "saddr", "tail", "tos",
+        "ttl",
     )  # fmt: skip
 
     def __init__(
@@ -61,6 +62,7 @@ class Cork:
         self.dontfrag = -1
         self.buffer: bytearray | None = None
         self.charge = 0
+        self.tail = 0
 
 
 class UdpSock(Sock):
@@ -69,11 +71,16 @@ class UdpSock(Sock):
     Received datagrams wait in `receive_queue`; a reader takes them over, all at once, into
     `reader_queue`, and what it has taken is given back to the buffer (`forward_deficit`)
     when that is empty or a quarter of the buffer has come together (E-26).
+
+    `flow` is (source, destination, destination port) of the last connect or corked send
+    over IPv4, whichever came later: a connected send goes there, and so does a pending
+    datagram. A corked send elsewhere thus redirects a connected socket, and a connect the
+    pending datagram, as on Linux, where all of them share `inet->cork.fl`.
     """
 
     __slots__ = (
-        "cork", "corked", "csum_base", "forward_deficit", "gro", "gso_size", "hash_key", "host",
-        "no_check6_rx", "no_check6_tx", "reader_queue", "receive_queue",
+        "cork", "corked", "csum_base", "flow", "forward_deficit", "gro", "gso_size", "hash_key",
+        "host", "no_check6_rx", "no_check6_tx", "reader_queue", "receive_queue",
     )  # fmt: skip
 
     def __init__(self, host: UdpHost, family: int) -> None:
@@ -84,7 +91,8 @@ class UdpSock(Sock):
         self.reader_queue: deque[Datagram] = deque()
         self.forward_deficit = 0
         self.hash_key: tuple[bytes, int] | tuple[bytes, int, bytes, int] | None = None
-        self.csum_base = 0  # pseudo-header sum of addresses and protocol, when connected
+        self.flow = (b"", b"", 0)
+        self.csum_base = 0  # pseudo-header sum of the addresses in `flow` and the protocol
         self.corked = False  # UDP_CORK
         self.cork: Cork | None = None  # the pending datagram
         self.gso_size = 0  # UDP_SEGMENT
