@@ -101,6 +101,7 @@ def run(args: argparse.Namespace) -> int:
     problem = testbed.missing()
     if problem is not None:
         raise testbed.BedError(problem)
+    about = report.machine()
     bench = Bench(options)
     entries = measure(bench, steps)
     bulk = {mode.name for _, chosen in steps for mode in chosen} & set(modes.BULK)
@@ -116,7 +117,6 @@ def run(args: argparse.Namespace) -> int:
             }
         )
     report.add_ratios(entries)
-    about = report.machine()
     print(", ".join(f"{key} {value}" for key, value in about.items()))
     print(report.table(entries))
     if args.json:

@@ -26,6 +26,7 @@ def machine() -> dict[str, Any]:
         "python": f"{platform.python_implementation()} {platform.python_version()}",
         "cpu": models[0] if models else platform.machine(),
         "cpus": len(os.sched_getaffinity(0)),
+        "load": os.getloadavg()[0],  # figures taken beside other work are worth less
     }
 
 
@@ -90,7 +91,8 @@ def _cpu(item: Result) -> str:
     if "cpu_s_per_gib" in item:
         return f"{item['cpu_s_per_gib']:.2f} s/GiB"
     if "cpu_s" in item and item.get("seconds"):
-        return f"{item['cpu_s'] / item['seconds'] * 100:.0f} %"
+        share = item["cpu_s"] / item["seconds"] * 100
+        return f"{share:.0f} %, {item['cpu_s'] / item['count'] * 1e6:.0f} us each"
     return ""
 
 
