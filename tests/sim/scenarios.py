@@ -4,15 +4,17 @@ the digest of the capture, for runs in another process."""
 from __future__ import annotations
 
 import sys
+from hashlib import sha256
 
 from tests.sim.fakes import fake_hosts
 from ustack.ip.host import IpHost
 from ustack.link.loopback import Loopback
 from ustack.seeds import Seeds
+from ustack.sim.build import two_hosts
 from ustack.sim.capture import Capture
 from ustack.sim.host import SimHost, SimLink, host_seeds
 from ustack.sim.loop import Simulator
-from ustack.sock.sock import AF_INET, AF_INET6
+from ustack.sock.sock import AF_INET, AF_INET6, SHUT_WR, SOCK_STREAM
 from ustack.udp.host import UdpHost
 from ustack.wire.packet import IPPROTO_UDP
 
@@ -123,7 +125,70 @@ def udp(seed: int) -> Capture:
     return capture
 
 
-SCENARIOS = {"wires": wires, "udp": udp}
+def tcp_server(sim, host, family, addr, digests):
+    """Accept one connection, read it to its end, answer with the hash, close."""
+    listener = host.stack.socket(family, SOCK_STREAM)
+    listener.prot.bind(listener, addr, sim.now)
+    listener.prot.listen(listener, 8, sim.now)
+    sk = yield from sim.call(listener.prot.accept(listener, sim.now))
+    digest = sha256()
+    while True:
+        msg = yield from sim.call(sk.prot.recvmsg(sk, 65536, 0, sim.now))
+        if not msg.len:
+            break
+        for chunk in msg.chunks:
+            digest.update(chunk)
+    digests.append(digest.digest())
+    yield from sim.call(sk.prot.sendmsg(sk, digest.digest(), 0, sim.now))
+    yield from sim.call(sk.prot.close(sk, sim.now))
+    yield from sim.call(listener.prot.close(listener, sim.now))
+
+
+def tcp_client(sim, host, family, peer, data):
+    """Send everything, shut down, and return the hash that the server answers."""
+    sk = host.stack.socket(family, SOCK_STREAM)
+    yield from sim.call(sk.prot.connect(sk, peer, sim.now))
+    sent = 0
+    while sent < len(data):
+        piece = data[sent : sent + 65536]
+        sent += yield from sim.call(sk.prot.sendmsg(sk, piece, 0, sim.now))
+    sk.prot.shutdown(sk, SHUT_WR, sim.now)
+    answer = b""
+    while True:
+        msg = yield from sim.call(sk.prot.recvmsg(sk, 65536, 0, sim.now))
+        if not msg.len:
+            break
+        answer += b"".join(msg.chunks)
+    yield from sim.call(sk.prot.close(sk, sim.now))
+    return answer
+
+
+def tcp(seed: int) -> Capture:
+    """A transfer each way, one over IPv4 and one over IPv6, over bad wires."""
+    sim = Simulator(Seeds(seed))
+    a, b, link = two_hosts(sim, **BAD_NETWORK)
+    capture = Capture(sim, *link.devices)
+    rng = sim.seeds.stream("data")
+    data = [rng.randbytes(300_000) for _ in range(2)]
+    digests: list[bytes] = []
+    clients = []
+    for server, client, family, addr, body in (
+        (b, a, AF_INET, B4, data[0]),
+        (a, b, AF_INET6, A6, data[1]),
+    ):
+        sim.spawn(tcp_server(sim, server, family, (addr, 80), digests))
+        clients.append(sim.spawn(tcp_client(sim, client, family, (addr, 80), body)))
+    for client, body in zip(clients, data, strict=True):
+        sim.run_until_true(lambda client=client: client.done, until=600_000 * MS)
+        assert client.result() == sha256(body).digest()
+    assert min(wire.stats.lost for wire in link.wires) > 0
+    sim.run_until(sim.now + 130_000 * MS)
+    assert not a.stack.tcp.sockets()
+    assert not b.stack.tcp.sockets()
+    return capture
+
+
+SCENARIOS = {"wires": wires, "udp": udp, "tcp": tcp}
 
 if __name__ == "__main__":
     print(SCENARIOS[sys.argv[1]](int(sys.argv[2])).digest())

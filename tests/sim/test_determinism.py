@@ -1,12 +1,15 @@
 """Same seed, same packets, byte for byte; also where Python hashes strings otherwise."""
 
+import io
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+import dpkt
 import pytest
 
+from tests.link.packets import parse
 from tests.sim.scenarios import SCENARIOS
 
 ROOT = Path(__file__).parents[2]
@@ -35,3 +38,10 @@ def test_same_seed_same_bytes(name):
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_other_seed_other_bytes(name):
     assert SCENARIOS[name](7).digest() != SCENARIOS[name](8).digest()
+
+
+def test_every_packet_on_the_wire_is_whole():
+    """At most one MTU, lengths and checksums right, by an independent reader."""
+    packets = [data for _, data in dpkt.pcapng.Reader(io.BytesIO(SCENARIOS["tcp"](7).getvalue()))]
+    assert max(map(len, packets)) == 1500
+    assert {type(parse(data)) for data in packets} == {dpkt.ip.IP, dpkt.ip6.IP6}
