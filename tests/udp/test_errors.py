@@ -144,7 +144,7 @@ def test_ipv6_errors() -> None:
     host.icmp_err(icmp6(2, 0, 1300))
     fails(errno.EMSGSIZE, send, sk, b"x")
     assert host.fake.pmtu_updates == [(PEER6, 1300)]
-    sk.recverr = True
+    sk.recverr6 = True
     host.icmp_err(icmp6(1, 4))
     msg = recv(sk, 100, MSG_ERRQUEUE | MSG_DONTWAIT)
     ((level, type_, data),) = msg.control

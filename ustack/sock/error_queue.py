@@ -70,9 +70,9 @@ def queue_icmp(sk: Sock, e: IcmpError, errno: int, port: int, payload: bytes) ->
 
 
 def queue_local(sk: Sock, errno: int, addr: tuple[bytes, int], info: int) -> None:
-    """Queue an error that this host itself found, if IP_RECVERR is on (Linux:
-    `ip_local_error`)."""
-    if sk.recverr:
+    """Queue an error that this host itself found, if the socket wants them (Linux:
+    `ip_local_error`, `ipv6_local_error`)."""
+    if sk.recverr6 if len(addr[0]) == 16 else sk.recverr:
         _queue(sk, ErrEntry(errno, ORIGIN_LOCAL, 0, 0, info, addr, b"", b""))
 
 

@@ -369,10 +369,16 @@ def _get_mtu(sk: Sock, optlen: int, now: int) -> int:
     return sk.dst.mtu(now)
 
 
-def _set_recverr(sk: Sock, number: int, value: bytes, now: int) -> None:
-    sk.recverr = number != 0
-    if not number:
-        purge(sk)
+def _recverr(name: str) -> Option:
+    """IP_RECVERR, IPV6_RECVERR: off also empties the queue."""
+    get, _ = _attr(name)
+
+    def put(sk: Sock, number: int, value: bytes, now: int) -> None:
+        setattr(sk, name, number != 0)
+        if not number:
+            purge(sk)
+
+    return get, put
 
 
 def _set_v6only(sk: Sock, number: int, value: bytes, now: int) -> None:
@@ -388,7 +394,6 @@ def _set_freebind(sk: Sock, number: int, value: bytes, now: int) -> None:
 
 
 _FREEBIND: Option = (lambda sk, optlen, now: int(sk.freebind), _set_freebind)
-_RECVERR: Option = (lambda sk, optlen, now: int(sk.recverr), _set_recverr)
 
 
 def _set_mtu_discover(sk: Sock, number: int, value: bytes, now: int) -> None:
@@ -408,7 +413,7 @@ _IP: dict[int, Option] = {
     ),
     IP_PKTINFO: _flag(F_PKTINFO),
     IP_MTU_DISCOVER: _MTU_DISCOVER,
-    IP_RECVERR: _RECVERR,
+    IP_RECVERR: _recverr("recverr"),
     IP_RECVTTL: _flag(F_RECVTTL),
     IP_RECVTOS: _flag(F_RECVTOS),
     IP_MTU: (_get_mtu, None),
@@ -424,7 +429,7 @@ _IPV6: dict[int, Option] = {
     ),
     IPV6_MTU_DISCOVER: _MTU_DISCOVER,
     IPV6_MTU: (_get_mtu, None),
-    IPV6_RECVERR: _RECVERR,
+    IPV6_RECVERR: _recverr("recverr6"),
     IPV6_V6ONLY: (lambda sk, optlen, now: int(sk.v6only), _set_v6only),
     IPV6_RECVPKTINFO: _flag(F_RECVPKTINFO6),
     IPV6_RECVHOPLIMIT: _flag(F_RECVHOPLIMIT),

@@ -88,7 +88,8 @@ class Sock:
         "linger", "linger_time", "max_pacing_rate", "wmem_queued",
         "mark", "minttl", "net", "no_check", "nonblocking", "nospace", "oobinline",
         "pmtudisc", "priority", "protocol", "prot", "rcvbuf", "rcvlowat", "rcvtimeo", "recverr",
-        "reuse", "reuseport", "rmem_alloc", "saddr", "rcv_saddr", "shutdown", "sndbuf", "sndtimeo",
+        "recverr6", "reuse", "reuseport", "rmem_alloc", "saddr", "rcv_saddr", "shutdown",
+        "sndbuf", "sndtimeo",
         "sport", "tos", "ttl", "type", "userlocks", "v6only", "wait_queue", "wmem_alloc",
         "peek_off", "drops", "error_queue", "timestamp", "socket",
         "__weakref__",
@@ -116,7 +117,8 @@ class Sock:
         self.ttl = -1  # -1: ip_default_ttl
         self.minttl = 0
         self.pmtudisc = PMTUDISC_WANT
-        self.recverr = False
+        self.recverr = False  # IP_RECVERR: errors that IPv4 packets meet are queued
+        self.recverr6 = False  # IPV6_RECVERR
         self.v6only = False
         self.freebind = False
         self.inet_flags = 0  # the rarer options, F_* above

@@ -53,7 +53,8 @@ def check_local(sk: UdpSock, local: bytes) -> None:
 
 def connect(sk: UdpSock, addr: Address) -> None:
     """Set the peer: the default destination, and the only sender that is heard. May be
-    repeated; a pending error stays pending."""
+    repeated; a pending error stays pending. As on Linux, a socket that goes from an IPv6
+    peer to an IPv4 one keeps its IPv6 address, and hears nothing."""
     if not sk.sport:
         sendmsg.autobind(sk)
     daddr = addr[0]
@@ -63,7 +64,8 @@ def connect(sk: UdpSock, addr: Address) -> None:
             raise error(ENETUNREACH)
     elif len(daddr) == 16:
         raise error(EAFNOSUPPORT)
-    dst = sendmsg.route(sk, daddr, sk.saddr, sk.bindtodevice)
+    saddr = sendmsg.source(sk, daddr)
+    dst = sendmsg.route(sk, daddr, saddr, sk.bindtodevice)
     if not sk.saddr:
         sk.saddr = dst.saddr
     if not sk.rcv_saddr:
@@ -71,7 +73,7 @@ def connect(sk: UdpSock, addr: Address) -> None:
     sk.daddr = dst.daddr
     sk.dport = addr[1]
     sk.dst = dst
-    output.set_flow(sk, sk.saddr, sk.daddr, sk.dport)
+    output.set_flow(sk, saddr or dst.saddr, sk.daddr, sk.dport)
     sk.host.table.hash(sk)
 
 

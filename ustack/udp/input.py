@@ -126,7 +126,7 @@ def icmp_err(host: UdpHost, e: IcmpError) -> None:
         fatal = sk.pmtudisc != PMTUDISC_DONT
     if not errno:
         return
-    if sk.recverr:
+    if sk.recverr6 if e.version == 6 else sk.recverr:
         queue_icmp(sk, e, errno, dport, e.quoted[HEADER_LEN:])
     elif not fatal or not sk.daddr:
         return

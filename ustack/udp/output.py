@@ -192,7 +192,7 @@ def transmit(
     )  # fmt: skip
     if verdict == DROPPED:
         count_sndbuf_error(sk)
-        if sk.recverr:
+        if sk.recverr6 if v6 else sk.recverr:
             raise error(ENOBUFS)
     sk.net.mib.values["Udp6OutDatagrams" if v6 else "UdpOutDatagrams"] += 1
 

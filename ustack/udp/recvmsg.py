@@ -90,16 +90,17 @@ def _refill(sk: UdpSock) -> deque[Datagram]:
 
 def _peek(sk: UdpSock, length: int, flags: int) -> RecvMsg | None:
     """The first datagram, or the one that SO_PEEK_OFF has come to, left where it is."""
+    spans = sk.peek_off >= 0
     off = max(sk.peek_off, 0)
     for dg in chain(sk.reader_queue, sk.receive_queue):
         size = dg.end - dg.start
-        if off >= size and (size or off or dg.peeked):
+        if spans and off >= size and (size or off or dg.peeked):
             off -= size
             continue
         if not size:
             dg.peeked = True
         msg = _fill(sk, dg, off, length, flags)
-        if sk.peek_off >= 0:
+        if spans:
             sk.peek_off += msg.len
         return msg
     return None

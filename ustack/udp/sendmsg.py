@@ -140,8 +140,9 @@ def _send(
     elif connected:
         pending = _to_peer(sk, corkreq)
     else:
-        dst = route(sk, daddr, sk.saddr, sk.bindtodevice)
-        pending = Cork(dst, sk.saddr or dst.saddr, dst.daddr, dport, sk.ttl, sk.tos)
+        saddr = source(sk, daddr)
+        dst = route(sk, daddr, saddr, sk.bindtodevice)
+        pending = Cork(dst, saddr or dst.saddr, dst.daddr, dport, sk.ttl, sk.tos)
     if flags & MSG_DONTROUTE or sk.inet_flags & F_DONTROUTE:
         if pending.dst.gateway is not None:
             raise error(ENETUNREACH)
@@ -182,7 +183,7 @@ def _with_control(sk: UdpSock, daddr: bytes, dport: int, control: tuple[Cmsg, ..
     wanted = parse_send(sk, control, len(daddr) == 16)
     if wanted.saddr and not sk.net.is_local(wanted.saddr):
         raise error(EINVAL if len(daddr) == 16 else ENETUNREACH)
-    saddr = wanted.saddr or sk.saddr
+    saddr = wanted.saddr or source(sk, daddr)
     dst = route(sk, daddr, saddr, wanted.oif or sk.bindtodevice)
     pending = Cork(dst, saddr or dst.saddr, dst.daddr, dport, sk.ttl, sk.tos)
     if wanted.ttl >= 0:
@@ -192,6 +193,12 @@ def _with_control(sk: UdpSock, daddr: bytes, dport: int, control: tuple[Cmsg, ..
     pending.gso_size = wanted.gso_size
     pending.dontfrag = wanted.dontfrag
     return pending
+
+
+def source(sk: UdpSock, daddr: bytes) -> bytes:
+    """The address to send from, b"" if the route decides: an IPv6 address, which a socket
+    has from its connect, does not serve an IPv4 destination."""
+    return b"" if len(daddr) == 4 and len(sk.saddr) == 16 else sk.saddr
 
 
 def route(sk: UdpSock, daddr: bytes, saddr: bytes, oif: int) -> Dst:
