@@ -25,10 +25,10 @@ from errno import (
 )
 from typing import TYPE_CHECKING
 
-from ustack.sock.addr import is_multicast, normalize
+from ustack.sock.addr import ANY4, ANY6, is_multicast, normalize
 from ustack.sock.deadlines import NEVER
 from ustack.sock.errors import error
-from ustack.sock.sock import BINDADDR_LOCK
+from ustack.sock.sock import AF_INET6, BINDADDR_LOCK
 from ustack.sock.truesize import TX_OVERHEAD
 from ustack.sock.wait import Op, Wait
 from ustack.tcp import rcvbuf
@@ -45,7 +45,17 @@ from ustack.tcp.sock import (
     TCP_INIT_CWND,
     TcpSock,
 )
-from ustack.tcp.state import CLOSE, ESTABLISHED, LISTEN, SYN_RECV, SYN_SENT
+from ustack.tcp.state import (
+    CLOSE,
+    ESTABLISHED,
+    LISTEN,
+    SS_CONNECTED,
+    SS_CONNECTING,
+    SS_DISCONNECTING,
+    SS_UNCONNECTED,
+    SYN_RECV,
+    SYN_SENT,
+)
 from ustack.tcp.timers import clear_xmit_timer, reset_xmit_timer, rto_ns, send_delayed_ack
 from ustack.tcp.transmit import send_ack, transmit_skb
 from ustack.wire.tcp import ACK, RST, SYN
@@ -61,15 +71,17 @@ def connect(sk: TcpSock, addr: tuple[bytes, int] | None, now: int) -> None | Op[
     """connect(2) (rule C-12); None as address dissolves the association."""
     if addr is None:
         disconnect(sk, now)
-        sk.connecting = False
+        sk.sock_state = SS_UNCONNECTED
         return None
-    if sk.state == CLOSE and not sk.connecting:
+    if sk.sock_state == SS_DISCONNECTING:
+        raise error(EINVAL)
+    if sk.sock_state == SS_UNCONNECTED and sk.state == CLOSE:
         _start(sk, addr, now)
         budget = sk.wait_budget(sk.sndtimeo, 0)
         if not budget:
             raise error(EINPROGRESS)
         return _wait_connected(sk, now + budget if budget < NEVER else None)
-    if sk.connecting:
+    if sk.sock_state == SS_CONNECTING:
         return _continue(sk, now)
     raise error(EISCONN)
 
@@ -87,7 +99,7 @@ def _continue(sk: TcpSock, now: int) -> None | Op[None]:
 
 def _outcome(sk: TcpSock) -> None:
     """How the attempt ended."""
-    sk.connecting = False
+    sk.sock_state = SS_CONNECTED if sk.state != CLOSE else SS_UNCONNECTED
     if sk.state == CLOSE:
         err = sk.sock_error() or ECONNABORTED
         _forget_attempt(sk)
@@ -113,7 +125,10 @@ def _wait_connected(sk: TcpSock, deadline: int | None, late: int = EINPROGRESS) 
 def _start(sk: TcpSock, addr: tuple[bytes, int], now: int) -> None:
     """Route, bind, and send the SYN (`tcp_v4_connect`)."""
     daddr, dport = addr
-    daddr = normalize(daddr) or daddr  # the wildcard means this host
+    v6 = sk.family == AF_INET6
+    daddr = normalize(daddr) or (ANY6 if v6 else ANY4)  # the wildcard means this host
+    if v6 and len(daddr) == 4 and sk.v6only:
+        raise error(ENETUNREACH)
     if is_multicast(daddr):
         raise error(ENETUNREACH)
     dst = sk.net.route(daddr, sk.saddr or None, sk.bindtodevice)
@@ -140,7 +155,8 @@ def _start(sk: TcpSock, addr: tuple[bytes, int], now: int) -> None:
             sk.rcv_saddr = b""
         raise
     host.hash(sk)
-    sk.connecting = True
+    sk.err = 0
+    sk.sock_state = SS_CONNECTING
     set_state(sk, SYN_SENT)
     sk.net.mib.inc("TcpActiveOpens")
     _send_syn(sk, now)

@@ -144,7 +144,7 @@ class TcpHost:
         """Give the local port back."""
         if sk.sport:
             self.ports.release(sk)
-            sk.sport = 0
+            sk.last_port, sk.sport = sk.sport, 0
 
     def add_listener(self, sk: TcpSock) -> None:
         self.listeners.setdefault(sk.sport, []).append(sk)

@@ -38,6 +38,10 @@ from ustack.tcp.state import (
     FIN_WAIT2,
     LAST_ACK,
     LISTEN,
+    SS_CONNECTED,
+    SS_CONNECTING,
+    SS_DISCONNECTING,
+    SS_UNCONNECTED,
     SYN_RECV,
     SYN_SENT,
     TIME_WAIT,
@@ -191,8 +195,8 @@ def listen_stop(sk: TcpSock, now: int) -> None:
         request.forget()
     for child in queue.drain():
         if child.state != CLOSE:
-            set_state(child, CLOSE)
             send_active_reset(child, now)
+            set_state(child, CLOSE)
         child.dead = True
         clear_xmit_timers(child)
         destroy(child, now)
@@ -216,8 +220,8 @@ def close(sk: TcpSock, now: int) -> None | Op[None]:
         return None
     if unread:
         sk.net.mib.inc("TcpExtTCPAbortOnClose")
-        set_state(sk, CLOSE)
         send_active_reset(sk, now)
+        set_state(sk, CLOSE)
         clear_xmit_timers(sk)
     elif sk.linger and not sk.linger_time:
         disconnect(sk, now)
@@ -264,8 +268,8 @@ def _orphan(sk: TcpSock, now: int) -> None:
     sk.socket = None
     if sk.state == FIN_WAIT2:
         if sk.linger2 < 0:
-            set_state(sk, CLOSE)
             send_active_reset(sk, now)
+            set_state(sk, CLOSE)
             sk.net.mib.inc("TcpExtTCPAbortOnLinger")
         else:
             orphan_fin_wait2(sk, now)
@@ -299,6 +303,9 @@ def shutdown(sk: TcpSock, how: int, now: int) -> None:
     if how not in (0, 1, 2):
         raise error(EINVAL)
     mask = how + 1
+    if sk.sock_state == SS_CONNECTING:  # nobody will ask how the attempt has ended
+        under_way = sk.state in (SYN_SENT, SYN_RECV, CLOSE)
+        sk.sock_state = SS_DISCONNECTING if under_way else SS_CONNECTED
     if sk.state == CLOSE:
         sk.shutdown |= mask
         sk.state_change()
@@ -308,6 +315,7 @@ def shutdown(sk: TcpSock, how: int, now: int) -> None:
             disconnect(sk, now)
     elif sk.state == SYN_SENT:
         disconnect(sk, now)
+        sk.sock_state = SS_UNCONNECTED
     else:
         sk.shutdown |= mask
         if mask & SEND_SHUTDOWN and sk.state in (ESTABLISHED, SYN_RECV, CLOSE_WAIT):

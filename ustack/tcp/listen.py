@@ -34,7 +34,7 @@ from ustack.tcp.lifecycle import set_state
 from ustack.tcp.mss import advertise_mss
 from ustack.tcp.segment import Segment
 from ustack.tcp.sock import MS, SEC, TcpSock
-from ustack.tcp.state import CLOSE, LISTEN, SYN_RECV
+from ustack.tcp.state import CLOSE, LISTEN, SS_CONNECTED, SS_UNCONNECTED, SYN_RECV
 from ustack.tcp.validate import ts_diff
 from ustack.wire.packet import IPPROTO_TCP
 from ustack.wire.tcp import ACK, RST, SYN, build, data_options, syn_options
@@ -381,7 +381,7 @@ def listen(sk: TcpSock, backlog: int, now: int) -> None:
     if sk.state == LISTEN and sk.accept_queue is not None:
         sk.accept_queue.max_backlog = backlog
         return
-    if sk.state != CLOSE or sk.accept_queue is not None:
+    if sk.state != CLOSE or sk.sock_state != SS_UNCONNECTED:
         raise error(EINVAL)
     queue = AcceptQueue(backlog)
     if sk.sport:
@@ -421,4 +421,5 @@ def _accept(sk: TcpSock, deadline: int | None) -> Op[Sock]:
 def _take(queue: AcceptQueue) -> TcpSock:
     child = queue.pop()
     child.parent = None
+    child.sock_state = SS_CONNECTED
     return child

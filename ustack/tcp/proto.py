@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from errno import EADDRNOTAVAIL, EINVAL, ENOTTY
+from errno import EADDRNOTAVAIL, EAFNOSUPPORT, EINVAL, ENOTTY
 
 from ustack.sock.addr import is_multicast, normalize
 from ustack.sock.errors import error
 from ustack.sock.options import SOL_TCP, get_common, set_common, unknown_option
 from ustack.sock.proto import Address, Cmsg
 from ustack.sock.sock import (
+    AF_INET6,
     BINDADDR_LOCK,
     BINDPORT_LOCK,
     RCV_SHUTDOWN,
@@ -48,11 +49,11 @@ class TcpProto:
         """Rule C-51."""
         tcp = _tcp(sk)
         host, port = normalize(addr[0]), addr[1]
-        if tcp.state != CLOSE or tcp.sport:
+        bound = tcp.state != CLOSE or tcp.sport != 0
+        if tcp.family != AF_INET6 or not bound:  # `__inet6_bind` looks at the port first
+            _check_local(tcp, host)
+        if bound:
             raise error(EINVAL)
-        if host and not (tcp.freebind or tcp.net.sysctl.ip_nonlocal_bind):
-            if is_multicast(host) or not tcp.net.is_local(host):
-                raise error(EADDRNOTAVAIL)
         tcp.host.ports.bind(tcp, host, port)
         tcp.saddr = host
         if host:
@@ -123,6 +124,20 @@ class TcpProto:
     def poll(self, sk: Sock, now: int) -> int:
         """Rule B-80 (`tcp_poll`)."""
         return poll(_tcp(sk))
+
+
+def _check_local(sk: TcpSock, host: bytes) -> None:
+    """Can `sk` be bound to this address?"""
+    if not host:
+        return
+    if sk.family != AF_INET6:
+        if len(host) == 16:
+            raise error(EAFNOSUPPORT)
+    elif len(host) == 4 and sk.v6only:
+        raise error(EINVAL)
+    if not (sk.freebind or sk.net.sysctl.ip_nonlocal_bind):
+        if is_multicast(host) or not sk.net.is_local(host):
+            raise error(EADDRNOTAVAIL)
 
 
 def _tcp(sk: Sock) -> TcpSock:

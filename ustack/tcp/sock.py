@@ -23,7 +23,7 @@ from ustack.tcp.rtt import MinRttFilter, RttEstimator
 from ustack.tcp.rtx_queue import RtxQueue
 from ustack.tcp.sack import SackList
 from ustack.tcp.skb import Skb
-from ustack.tcp.state import CA_OPEN, CLOSE, LISTEN, NAMES
+from ustack.tcp.state import CA_OPEN, CLOSE, LISTEN, NAMES, SS_UNCONNECTED
 from ustack.tcp.window import space_from_win
 from ustack.wire.packet import IPPROTO_TCP
 
@@ -61,7 +61,7 @@ class TcpSock(Sock):
 
     __slots__ = (
         # identity
-        "host", "key", "state", "csum_base", "dead", "connecting",
+        "host", "key", "state", "csum_base", "dead", "sock_state", "last_port",
         # send: sequence space
         "iss", "snd_una", "snd_nxt", "write_seq", "snd_wnd", "snd_wl1", "max_window",
         "pushed_seq", "snd_sml", "snd_up",
@@ -113,7 +113,8 @@ class TcpSock(Sock):
         self.key = b""  # established-table key: the 4-tuple as it arrives
         self.csum_base = 0  # pseudo-header sum of addresses and protocol
         self.dead = False  # nobody owns this socket any more (SOCK_DEAD)
-        self.connecting = False  # an attempt's outcome has not been told yet (SS_CONNECTING)
+        self.sock_state = SS_UNCONNECTED
+        self.last_port = 0  # the port that was given back; getsockname still shows it
         self.sndbuf = sysctl.tcp_wmem[1]
         self.rcvbuf = sysctl.tcp_rmem[1]
 

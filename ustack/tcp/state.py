@@ -43,5 +43,9 @@ AFTER_CLOSE = {
     CLOSE: (CLOSE, False),
 }
 
+# What the application has been told (Linux: `socket_state`), which is not always what is:
+# a connection is SS_CONNECTING until a call has reported how the attempt ended.
+SS_UNCONNECTED, SS_CONNECTING, SS_CONNECTED, SS_DISCONNECTING = 1, 2, 3, 4
+
 # congestion states (`enum tcp_ca_state`), TCP_INFO's numbers
 CA_OPEN, CA_DISORDER, CA_CWR, CA_RECOVERY, CA_LOSS = 0, 1, 2, 3, 4
