@@ -26,9 +26,11 @@ SIOCINQ, SIOCOUTQ = 0x541B, 0x5411
 class KernelSocket:
     """A kernel socket with the methods of ours."""
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: socket.socket, made: list[socket.socket]) -> None:
         sock.setblocking(False)
         self.sock = sock
+        self.made = made
+        made.append(sock)
 
     def __getattr__(self, name: str) -> Any:
         call = getattr(self.sock, name)
@@ -42,7 +44,7 @@ class KernelSocket:
 
     async def accept(self) -> tuple[KernelSocket, object]:
         sock, peer = self.sock.accept()
-        return KernelSocket(sock), peer
+        return KernelSocket(sock, self.made), peer
 
     def poll_mask(self) -> int:
         poller = select.poll()
@@ -69,9 +71,7 @@ class KernelBackend:
         self.made: list[socket.socket] = []
 
     def socket(self, family: int, type_: int, proto: int = 0) -> KernelSocket:
-        made = socket.socket(family, type_, proto)
-        self.made.append(made)
-        return KernelSocket(made)
+        return KernelSocket(socket.socket(family, type_, proto), self.made)
 
     def disconnect(self, sock: KernelSocket) -> None:
         import ctypes

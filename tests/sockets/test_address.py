@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import socket
 
 import pytest
@@ -10,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.sockets.fakes import fake_stack
-from ustack.sockets.address import AF_INET, AF_INET6, check_family, parse_numeric, to_python
+from ustack.sockets.address import AF_INET, AF_INET6, parse_numeric, to_python
 
 
 @pytest.mark.parametrize(
@@ -78,12 +77,6 @@ def test_mapped_addresses_and_wildcards_of_ipv6_sockets() -> None:
     assert to_python(AF_INET6, (b"\1\2\3\4", 5)) == ("::ffff:1.2.3.4", 5, 0, 0)
     assert to_python(AF_INET6, (b"", 5)) == ("::", 5, 0, 0)
     assert to_python(AF_INET, (b"", 5)) == ("0.0.0.0", 5)
-    mapped = (b"\1\2\3\4", 5)
-    assert check_family(mapped, False, AF_INET6, True) is mapped
-    for local, code in ((True, errno.EINVAL), (False, errno.ENETUNREACH)):
-        with pytest.raises(OSError) as caught:
-            check_family(mapped, True, AF_INET6, local)
-        assert caught.value.errno == code
 
 
 async def test_names_go_to_the_resolver() -> None:

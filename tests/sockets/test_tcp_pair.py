@@ -374,3 +374,14 @@ async def test_the_table_shows_connections() -> None:
         (row,) = left.ss().rows
         assert row.info["bytes_sent"] == 5_000
         assert "ESTAB" in str(left.ss())
+
+
+async def test_an_ipv6_only_socket_refuses_mapped_addresses() -> None:
+    async with stacks() as (left, _):
+        for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM):
+            sock = left.socket(socket.AF_INET6, kind)
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            with refused(errno.EINVAL):
+                await sock.bind(("::ffff:10.9.0.2", 0))
+            with refused(errno.ENETUNREACH):
+                await sock.connect((f"::ffff:{RIGHT}", 7))

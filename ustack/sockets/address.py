@@ -9,13 +9,11 @@ and not used: a stack has one link-local scope.
 
 from __future__ import annotations
 
-import errno
 import operator
 import socket
 from typing import TypeAlias
 
 from ustack.sock.addr import normalize, present
-from ustack.sock.errors import error
 
 SockAddr: TypeAlias = tuple[str, int] | tuple[str, int, int, int]
 Native: TypeAlias = tuple[bytes, int]
@@ -69,16 +67,6 @@ def parse_numeric(family: int, address: object, call: str) -> Native | None:
     except OSError:
         return None
     return normalize(packed), number
-
-
-def check_family(native: Native, v6only: bool, family: int, local: bool) -> Native:
-    """Refuse an IPv4 address on an AF_INET6 socket that is IPV6_V6ONLY.
-
-    Linux: EINVAL from bind (`__inet6_bind`), ENETUNREACH from connect and sendto.
-    """
-    if v6only and family == AF_INET6 and len(native[0]) == 4:
-        raise error(errno.EINVAL if local else errno.ENETUNREACH)
-    return native
 
 
 def to_python(family: int, native: Native) -> SockAddr:

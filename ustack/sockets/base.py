@@ -197,7 +197,8 @@ class BaseSocket(trio.socket.SocketType):
 
     def getsockname(self) -> SockAddr:
         sk = self._open()
-        return addresses.to_python(self._family, (sk.rcv_saddr or sk.saddr, sk.sport))
+        port = sk.sport or (sk.last_port if isinstance(sk, TcpSock) else 0)
+        return addresses.to_python(self._family, (sk.rcv_saddr or sk.saddr, port))
 
     def getpeername(self) -> SockAddr:
         """The peer's address. OSError ENOTCONN when there is none."""

@@ -150,12 +150,11 @@ class SocketType(BaseSocket):
 
     async def _resolve(self, address: object, call: str, local: bool) -> Native:
         """`address` in the core's form. Names go to the stack's resolver (gaierror)."""
-        family = self._family
-        native = addresses.parse_numeric(family, address, call)
+        native = addresses.parse_numeric(self._family, address, call)
         if native is None:
-            host, port, *_ = addresses.check_form(family, address, call)
+            host, port, *_ = addresses.check_form(self._family, address, call)
             native = await self._look_up(host, port, call, local)
-        return addresses.check_family(native, self._open().v6only, family, local)
+        return native
 
     async def _look_up(self, host: object, port: object, call: str, local: bool) -> Native:
         flags = socket.AI_PASSIVE if local else 0
