@@ -443,3 +443,77 @@ def test_echo() -> None:
     send(sk, data_of(msg), msg.addr)
     (sent,) = host.fake.sent
     assert (sent.data, sent.sport, sent.dport, sent.daddr) == (b"ping", 7, 5000, PEER4)
+
+
+# -- found against the kernel ------------------------------------------------------------------
+
+
+def test_device_mtu_above_the_largest_datagram() -> None:
+    host = Host()
+    host.fake.dev.mtu = 65536
+    sk = host.create_sock(2)
+    sk.err = errno.ECONNREFUSED
+    fails(errno.EMSGSIZE, send, sk, bytes(65508), DEST)  # before the pending error
+
+
+def test_connect_redirects_what_is_pending() -> None:
+    host = Host()
+    sk = host.create_sock(2)
+    send(sk, b"a", DEST, flags=MSG_MORE)
+    host.prot.connect(sk, (PEER4, 6000), 0)
+    send(sk, b"b")
+    assert [(s.data, s.dport) for s in host.fake.sent] == [(b"ab", 6000)]
+
+
+def test_corked_send_redirects_a_connected_socket() -> None:
+    host = Host()
+    sk = host.connected(5000)
+    send(sk, b"a", (PEER4, 6000), flags=MSG_MORE)
+    send(sk, b"b")
+    send(sk, b"c")  # goes where the corked one went
+    send(sk, b"d", flags=MSG_MORE)  # corked itself, it goes to the peer, and so does what follows
+    send(sk, b"")
+    send(sk, b"e")
+    assert [(s.data, s.dport) for s in host.fake.sent] == [
+        (b"ab", 6000),
+        (b"c", 6000),
+        (b"d", 5000),
+        (b"e", 5000),
+    ]
+
+
+def test_probe_of_a_pending_datagram_adds_nothing() -> None:
+    host = Host()
+    sk = host.connected()
+    send(sk, b"a", flags=MSG_MORE)
+    assert send(sk, bytes(65508), flags=0x10) == 65508
+    assert [s.data for s in host.fake.sent] == [b"a"]
+
+
+def test_families_do_not_mix_in_one_datagram() -> None:
+    host = Host()
+    sk = host.create_sock(AF_INET6)
+    send(sk, b"a", (PEER6, 9), flags=MSG_MORE)
+    fails(errno.EINVAL, send, sk, b"b", (PEER4, 9))
+    send(sk, b"c")
+    send(sk, b"a", (PEER4, 9), flags=MSG_MORE)
+    send(sk, b"b", (PEER6, 9))
+    assert [(s.data, len(s.daddr)) for s in host.fake.sent] == [(b"ac", 16), (b"ab", 4)]
+
+
+def test_order_of_errors_on_an_ipv6_socket() -> None:
+    host = Host()
+    sk = host.create_sock(AF_INET6)
+    assert send(sk, b"x", (PEER6, 9), flags=1) == 1  # MSG_OOB is for IPv4 to refuse
+    fails(errno.EOPNOTSUPP, send, sk, b"x", (PEER4, 9), flags=1)
+    fails(errno.EDESTADDRREQ, send, sk, bytes(70000))
+    host.prot.connect(sk, (PEER4, 9), 0)
+    fails(errno.EAFNOSUPPORT, send, sk, bytes(70000), (PEER6, 9))
+    fails(errno.EAFNOSUPPORT, host.prot.connect, sk, (PEER6, 9), 0)
+
+
+def test_connected_ipv6_socket_sends_ipv4_from_an_ipv4_address() -> None:
+    host = Host()
+    sk = host.connected(addr=PEER6, family=AF_INET6)
+    send(sk, b"x", (PEER4, 9))
+    assert host.fake.sent[0].saddr == LOCAL4

@@ -78,7 +78,6 @@ def queue_local(sk: Sock, errno: int, addr: tuple[bytes, int], info: int) -> Non
 
 def _queue(sk: Sock, entry: ErrEntry) -> None:
     if sk.rmem_alloc + entry.charge >= sk.rcvbuf:
-        sk.drops += 1
         return
     sk.rmem_alloc += entry.charge
     if sk.error_queue is None:
