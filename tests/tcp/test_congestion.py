@@ -164,6 +164,27 @@ class TestCubic:
         ack(cc, now_ms=10)
         assert cc.cnt == 20
 
+    @pytest.mark.parametrize(
+        ("acked", "left", "reno", "cnt"), [(30, 30, 16, 20), (60, 30, 17, 16), (61, 1, 18, 8)]
+    )
+    def test_reno_by_hand(self, acked: int, left: int, reno: int, cnt: int) -> None:
+        """At a window of 16, Reno's average takes 16 * 15/8 = 30 packets for +1."""
+        cc = Cubic()
+        cc.snd_cwnd = cc.snd_ssthresh = 16
+        ack(cc, acked, now_ms=10)
+        assert (cc.ack_cnt, cc.tcp_cwnd, cc.cnt) == (left, reno, cnt)
+
+    def test_the_curve_is_computed_once_a_millisecond(self) -> None:
+        cc = Cubic()
+        cc.snd_cwnd = cc.snd_ssthresh = 16
+        ack(cc, 16, now_ms=10)
+        assert (cc.snd_cwnd, cc.cnt, cc.last_cwnd) == (16, 20, 16)
+        ack(cc, 4, now_ms=10)
+        assert (cc.snd_cwnd, cc.cnt) == (17, 20)
+        ack(cc, 12, now_ms=10)
+        assert cc.last_cwnd == 16  # the window has changed, the clock has not
+        assert (cc.tcp_cwnd, cc.ack_cnt, cc.cnt) == (17, 1, 20)
+
     def test_at_most_one_segment_per_two_acknowledged(self) -> None:
         cc = Cubic()
         cc.snd_cwnd = 100

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
@@ -285,6 +286,33 @@ class TestCollapse:
         sizes = [len(e.data) for e in queue]
         assert sizes == [COLLAPSE_SIZE, COLLAPSE_SIZE, 10000 - 2 * COLLAPSE_SIZE]
         assert sum(e.truesize for e in queue) == 100 * 832 - freed == 3 * 4352
+
+    def test_pages_have_room_behind_them(self) -> None:
+        queue = ReceiveQueue()
+        queue.append(skb(0, b"a" * 100))
+        queue.append(skb(100, b"b" * 100))
+        assert queue.collapse() == 832
+        (page,) = queue
+        assert page.room == 56  # a small head holds 256
+        assert queue.append(skb(200, b"c" * 56)) == 0
+        assert queue.append(skb(256, b"d")) == 832
+
+    @pytest.mark.parametrize(("ratio", "freed"), [(128, 0), (129, 256)])
+    def test_only_what_costs_more_than_it_carries(self, ratio: int, freed: int) -> None:
+        """Half of 2304 is 1152: at a ratio of 128 entries of 1152 bytes carry their cost."""
+        queue = ReceiveQueue()
+        for seq in (0, 1152):
+            queue.append(skb(seq, bytes(1152), truesize=2304))
+        assert queue.collapse(ratio=ratio) == freed
+
+    def test_a_page_is_the_limit(self) -> None:
+        for size, entries in ((COLLAPSE_SIZE, 1), (COLLAPSE_SIZE + 1, 2)):
+            queue = ReceiveQueue()
+            queue.append(skb(0, b"x" * 100))
+            queue.append(skb(100, bytes(size - 100), truesize=8448))
+            queue.collapse()
+            assert len(queue) == entries
+            queue.check()
 
     def test_what_was_read_is_not_kept(self) -> None:
         queue = ReceiveQueue()
