@@ -120,7 +120,8 @@ def _account(
     """The part of `tcp_ack` that concerns the retransmit queue."""
     now = st.now
     clean_rtx_queue(sk, seg, st, prior_una, prior_fack)
-    rack.update_reo_wnd(sk, st.prior_delivered)
+    if sk.dsack_seen or sk.reo_wnd_steps != 1:
+        rack.update_reo_wnd(sk, st.prior_delivered)
     if sk.tlp_high_seq is not None:
         process_tlp_ack(sk, st)
     flag = st.flag
@@ -336,7 +337,9 @@ def _after_clean(sk: TcpSock, st: AckState, prior_fack: int, rtt_valid: bool) ->
 
 def _set_xmit_timer(sk: TcpSock, now: int) -> None:
     """After progress: a probe if this connection uses them, else the RTO."""
-    if not schedule_loss_probe(sk, True, now):
+    if not sk.packets_out:
+        clear_xmit_timer(sk)
+    elif not schedule_loss_probe(sk, True, now):
         rearm_rto(sk, now)
 
 

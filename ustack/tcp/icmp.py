@@ -65,7 +65,7 @@ def _sock_err(sk: TcpSock, e: IcmpError, errno: int, raw_seq: int) -> None:
         sk.err = errno
         sk.error_report()
         done(sk, e.now)
-    elif sk.recverr:
+    elif sk.recverr6 if e.version == 6 else sk.recverr:
         sk.err = errno
         sk.error_report()
     else:

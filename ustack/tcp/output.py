@@ -86,9 +86,10 @@ def current_mss(sk: TcpSock, now: int) -> int:
     if dst is not None:
         if dst.obsolete:
             dst = reroute(sk, dst)
-        pmtu = dst.mtu(now)
-        if pmtu != sk.pmtu_cookie:
-            size = sync_mss(sk, pmtu)
+        if dst.pmtu or dst.dev.mtu != sk.pmtu_cookie:
+            pmtu = dst.mtu(now)
+            if pmtu != sk.pmtu_cookie:
+                size = sync_mss(sk, pmtu)
     if sk.sacks.eff_sacks:
         blocks = min(sk.sacks.eff_sacks, 3 if sk.tstamp_ok else 4)
         size -= 4 + 8 * blocks
@@ -99,12 +100,14 @@ def xmit_size_goal(sk: TcpSock, mss_now: int, large_allowed: bool) -> int:
     """How big an entry may grow: a whole number of segments (rule A-30)."""
     if not large_allowed:
         return mss_now
-    limit = mss.bound_to_half_wnd(GSO_MAX_SIZE, sk.max_window, 32 if sk.tstamp_ok else 20)
+    limit = GSO_MAX_SIZE
+    if sk.max_window < 2 * GSO_MAX_SIZE:
+        limit = mss.bound_to_half_wnd(limit, sk.max_window, 32 if sk.tstamp_ok else 20)
     goal = sk.gso_segs * mss_now
     if limit < goal or limit >= goal + mss_now:
         sk.gso_segs = min(limit // mss_now, 65535)
         goal = sk.gso_segs * mss_now
-    return max(goal, mss_now)
+    return goal if goal > mss_now else mss_now
 
 
 # -- the tests -----------------------------------------------------------------------------
@@ -116,7 +119,8 @@ def cwnd_test(sk: TcpSock) -> int:
     cwnd = sk.cc.snd_cwnd
     if in_flight >= cwnd:
         return 0
-    return min(max(cwnd >> 1, 1), cwnd - in_flight)
+    half, room = cwnd >> 1 or 1, cwnd - in_flight
+    return half if half < room else room
 
 
 def snd_wnd_test(sk: TcpSock, skb: Skb, mss_now: int) -> bool:
@@ -231,28 +235,30 @@ def write_xmit(sk: TcpSock, mss_now: int, nonagle: int, push_one: int, now: int)
     probe can move it (`tcp_write_xmit`)."""
     sent = 0
     cwnd_limited = rwnd_limited = False
-    max_segs = _max_segs(sk, mss_now)
+    max_segs = 0
     queue = sk.write_queue
     while queue:
         skb = queue[0]
-        if not pacing_test(sk):
+        if sk.cc.needs_pacing and not pacing_test(sk):
             break
-        quota = min(cwnd_test(sk), max_segs)
+        quota = cwnd_test(sk)
         if not quota:
             if push_one != PUSH_PROBE:
                 cwnd_limited = True
                 break
             quota = 1
-        missing = quota * mss_now - skb.len
-        if missing > 0:
-            grow_skb(sk, skb, missing)
+        if skb.len > mss_now or len(queue) > 1:
+            max_segs = max_segs or _max_segs(sk, mss_now)
+            quota = quota if quota < max_segs else max_segs
+            if quota * mss_now > skb.len:
+                grow_skb(sk, skb, quota * mss_now - skb.len)
         skb.set_pcount(mss_now)
         if not snd_wnd_test(sk, skb, mss_now):
             rwnd_limited = True
             break
         if not _fit(sk, skb, mss_now, quota, nonagle):
             break
-        if not small_queue_test(sk, skb):
+        if sk.wmem_alloc and not small_queue_test(sk, skb):
             break
         if transmit_skb(sk, skb, now) == DROPPED:
             enter_cwr(sk)
@@ -299,13 +305,15 @@ def _after_xmit(
     """Bookkeeping at the end of `write_xmit`."""
     if rwnd_limited:
         chrono.start(sk, chrono.RWND_LIMITED, now)
-    else:
+    elif sk.chrono_type == chrono.RWND_LIMITED:
         chrono.stop(sk, chrono.RWND_LIMITED, now)
-    cwnd_limited = cwnd_limited or sk.in_flight >= sk.cc.snd_cwnd
+    if not cwnd_limited:
+        in_flight = sk.packets_out - sk.sacked_out - sk.lost_out + sk.retrans_out
+        cwnd_limited = in_flight >= sk.cc.snd_cwnd
     if sent or cwnd_limited:
         cwnd_validate(sk, cwnd_limited, now)
     if sent:
-        if sk.ca_state in (CA_CWR, CA_RECOVERY):
+        if sk.ca_state == CA_RECOVERY or sk.ca_state == CA_CWR:
             sk.prr_out += sent
         if push_one != PUSH_PROBE:
             schedule_loss_probe(sk, False, now)

@@ -35,8 +35,16 @@ def full_space(sk: TcpSock) -> int:
 
 def new_window(sk: TcpSock) -> int:
     """The window that free space allows now (`__tcp_select_window`, rule B-61)."""
-    free, allowed = free_space(sk), full_space(sk)
-    if window.space_is_low(free, allowed, sk.window_clamp):
+    ratio, clamp = sk.scaling_ratio, sk.window_clamp
+    allowed = sk.rcvbuf * ratio >> 8
+    free = (sk.rcvbuf - sk.rmem_alloc) * ratio >> 8
+    if free >= (clamp if clamp < allowed else allowed) >> 1:
+        if sk.rcv_wscale and free >= sk.rcv_mss > 0 and not sk.net.sysctl.tcp_shrink_window:
+            # room enough, the usual case: what `window.select_window` would say
+            unit = 1 << sk.rcv_wscale
+            win = sk.rcv_ssthresh
+            return ((win if win < free else free) + unit - 1) & -unit
+    else:
         sk.quick = 0
     return window.select_window(
         free,
@@ -58,9 +66,12 @@ def select_window(sk: TcpSock) -> int:
         sk.rcv_wnd = 0
         sk.rcv_wup = sk.rcv_nxt
         return 0
-    win = window.offered_window(
-        new_window(sk), sk.cur_win, sk.rcv_wscale, sk.net.sysctl.tcp_shrink_window
-    )
+    win = new_window(sk)
+    cur_win = sk.rcv_wup + old - sk.rcv_nxt
+    if win < cur_win:
+        win = window.offered_window(
+            win, cur_win, sk.rcv_wscale, sk.net.sysctl.tcp_shrink_window
+        )
     limit = 65535 << sk.rcv_wscale
     if win > limit:
         win = limit

@@ -30,20 +30,16 @@ NUM_SACKS = 4
 class SackList:
     """The SACK blocks to report. Ranges are half open, numbers unwrapped."""
 
-    __slots__ = ("_blocks", "dsack")
+    __slots__ = ("_blocks", "dsack", "eff_sacks")
 
     def __init__(self) -> None:
         self._blocks: list[Block] = []
         self.dsack: Block | None = None
+        self.eff_sacks = 0  # how many blocks there are to report, a pending DSACK included
 
     @property
     def num_sacks(self) -> int:
         return len(self._blocks)
-
-    @property
-    def eff_sacks(self) -> int:
-        """How many blocks there are to report, the pending DSACK included."""
-        return len(self._blocks) + (self.dsack is not None)
 
     def new_ofo(self, seq: int, end: int) -> None:
         """Out-of-order data [seq, end) has arrived, new or not."""
@@ -52,10 +48,12 @@ class SackList:
             if seq <= right and left <= end:
                 del blocks[i]
                 self._put_first(min(seq, left), max(end, right))
+                self._count()
                 return
         blocks.insert(0, (seq, end))
         if len(blocks) > NUM_SACKS:
             blocks.pop()
+        self._count()
 
     def _put_first(self, seq: int, end: int) -> None:
         """Make [seq, end) the first block, with every block that it touches merged in.
@@ -76,15 +74,17 @@ class SackList:
         """Forget the blocks that in-order data has reached."""
         if self._blocks:
             self._blocks = [block for block in self._blocks if block[0] > rcv_nxt]
+            self._count()
 
     def dsack_set(self, seq: int, end: int) -> None:
         """Report [seq, end) as received twice."""
         self.dsack = (seq, end)
+        self._count()
 
     def dsack_extend(self, seq: int, end: int) -> None:
         """Widen the pending report by [seq, end); if it does not touch, the first stands."""
         if self.dsack is None:
-            self.dsack = (seq, end)
+            self.dsack_set(seq, end)
             return
         left, right = self.dsack
         if seq <= right and left <= end:
@@ -99,13 +99,19 @@ class SackList:
     def dsack_sent(self) -> None:
         """The ACK with the DSACK is out."""
         self.dsack = None
+        self._count()
 
     def reset(self) -> None:
         """The out-of-order queue was pruned: report nothing that may be gone."""
         self._blocks.clear()
         self.dsack = None
+        self.eff_sacks = 0
+
+    def _count(self) -> None:
+        self.eff_sacks = len(self._blocks) + (self.dsack is not None)
 
     def check(self) -> None:
+        assert self.eff_sacks == len(self._blocks) + (self.dsack is not None)
         assert len(self._blocks) <= NUM_SACKS
         ordered = sorted(self._blocks)
         assert all(left < right for left, right in ordered)

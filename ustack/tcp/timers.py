@@ -75,13 +75,13 @@ def schedule_loss_probe(sk: TcpSock, advancing_rto: bool, now: int) -> bool:
     ):
         return False
     if sk.rtt.srtt_us:
-        timeout = (sk.rtt.srtt_us >> 2) * 1000
+        timeout = (sk.rtt.srtt_us >> 2) * 1000  # two round trips
         timeout += sk.net.sysctl.tcp_rto_min_us * 1000 if sk.packets_out == 1 else TLP_MIN_GAP
     else:
         timeout = 1_000 * MS
     at = now + timeout
-    rto_at = now + rto_ns(sk) if advancing_rto else _rto_expiry(sk, now)
-    reset_xmit_timer(sk, PENDING_LOSS_PROBE, min(at, rto_at))
+    rto_at = now + sk.rtt.rto_us * 1000 if advancing_rto else _rto_expiry(sk, now)
+    reset_xmit_timer(sk, PENDING_LOSS_PROBE, at if at < rto_at else rto_at)
     return True
 
 

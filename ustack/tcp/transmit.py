@@ -18,6 +18,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from struct import Struct
 
+from ustack.sock.deadlines import NEVER
 from ustack.sock.truesize import TX_OVERHEAD
 from ustack.tcp.congestion.base import EVENT_TX_START
 from ustack.tcp.mss import advertise_mss
@@ -122,10 +123,11 @@ def event_ack_sent(sk: TcpSock) -> None:
         sk.disarm(T_COMPRESSED_ACK)
     if sk.sacks.eff_sacks:
         sk.sacks.dsack_sent()
-    if sk.ack_pending & ACK_SCHED:
-        dec_quickack_mode(sk)
-    sk.ack_pending = 0
-    sk.disarm(T_DELACK)
+    if sk.ack_pending:
+        if sk.quick and sk.ack_pending & ACK_SCHED:
+            dec_quickack_mode(sk)
+        sk.ack_pending = 0
+        sk.timers[T_DELACK] = NEVER
 
 
 def dec_quickack_mode(sk: TcpSock) -> None:
