@@ -131,11 +131,14 @@ async def conduct(
 
 
 async def events(channel: socket.socket, orders: dict[str, Any]) -> AsyncIterator[dict[str, Any]]:
-    """Start the client; what it tells, until it ends."""
+    """Start the client; what it tells, until it ends, however it does."""
     stream = trio.SocketStream(trio.socket.from_stdlib_socket(channel))
-    await stream.send_all(json.dumps(orders).encode("ascii") + b"\n")
     rest = b""
-    async for data in stream:
-        *lines, rest = (rest + data).split(b"\n")
-        for line in lines:
-            yield json.loads(line)
+    try:
+        await stream.send_all(json.dumps(orders).encode("ascii") + b"\n")
+        async for data in stream:
+            *lines, rest = (rest + data).split(b"\n")
+            for line in lines:
+                yield json.loads(line)
+    except trio.BrokenResourceError:
+        return

@@ -23,6 +23,7 @@ import errno
 import hashlib
 from collections.abc import Callable, Iterable
 from email.utils import formatdate
+from http import HTTPStatus
 
 import h11
 import trio
@@ -164,7 +165,8 @@ class HttpConnection:
         ]
         if ends:
             headers.append(("Connection", "close"))
-        await self._send(h11.Response(status_code=status, headers=headers))
+        reason = HTTPStatus(status).phrase
+        await self._send(h11.Response(status_code=status, headers=headers, reason=reason))
         if method != "HEAD":
             for chunk in answer.chunks():
                 await self._send(h11.Data(data=chunk))  # type: ignore[arg-type]
