@@ -24,6 +24,11 @@ class Queues:
     kernel: KernelSocket
     command: str
 
+    @property
+    def empty(self) -> bool:
+        """Nothing is on its way, at either end."""
+        return not (self.ours.send_q or self.kernel.rqueue)
+
     def rows(self) -> list[tuple[str, str, str]]:
         """(what, ours, the kernel's)."""
         ours, kernel, info = self.ours, self.kernel, self.ours.info

@@ -24,6 +24,7 @@ USUAL_SECONDS = 2.0
 LIMIT = 25.0  # s for everything, with bulk transfers of USUAL_SECONDS
 _BULK_TRANSFERS = 4
 _SHOWN = ("bulk out", 4)  # whose queues are shown
+_LAST_LOOK = 0.8  # of the transfer's time; empty queues are shown only after that
 
 
 @dataclass(slots=True)
@@ -84,15 +85,16 @@ class Conductor:
         self._out.moving(current.title, current.bytes, seconds)
         shown = (current.work, current.family) == _SHOWN and self.outcome.queues is None
         if shown and seconds >= self._seconds / 2:
-            host, port = event["local"]
-            self._show_queues(current, seconds, (host, port))
+            self._show_queues(current, seconds, tuple(event["local"]))
 
     def _show_queues(self, current: Result, seconds: float, kernel: Endpoint) -> None:
         ours = (self._hosts[current.family], OTHER_SERVICES["source"])
         when = f"{current.title} after {seconds:.1f} s"
-        queues = self.outcome.queues = snapshot(self._stack, self._diag, when, ours, kernel)
-        if queues is not None:
-            self._out.line(f"\n{queues}\n")
+        queues = snapshot(self._stack, self._diag, when, ours, kernel)
+        if queues is None or (queues.empty and seconds < self._seconds * _LAST_LOOK):
+            return  # the next progress brings another chance
+        self.outcome.queues = queues
+        self._out.line(f"\n{queues}\n")
 
     def _end(self, current: Result, event: dict[str, Any]) -> None:
         current.verified = event["verified"]
