@@ -39,8 +39,7 @@ from ustack.tcp.ackstate import (
     FLAG_WIN_UPDATE,
     AckState,
 )
-from ustack.tcp.congestion.base import AckSample
-from ustack.tcp.cwnd import cwnd_reduction, in_cwnd_reduction, is_cwnd_limited_now
+from ustack.tcp.cwnd import cwnd_reduction, is_cwnd_limited_now
 from ustack.tcp.output import sync_mss
 from ustack.tcp.pacing import PACING_UNLIMITED, update_pacing_rate
 from ustack.tcp.rate import generate, skb_delivered
@@ -50,7 +49,7 @@ from ustack.tcp.sacktag import highest_sack_seq, remove_reno_sacks, sacktag_writ
 from ustack.tcp.segment import Segment
 from ustack.tcp.skb import EVER_RETRANS, LOST, SACKED_ACKED, SACKED_RETRANS, Skb
 from ustack.tcp.sock import MS, PENDING_PROBE0, TcpSock
-from ustack.tcp.state import CA_OPEN
+from ustack.tcp.state import CA_CWR, CA_OPEN, CA_RECOVERY
 from ustack.tcp.timers import (
     clear_xmit_timer,
     probe0_interval,
@@ -76,15 +75,23 @@ def tcp_ack(sk: TcpSock, seg: Segment) -> int:
         send_challenge_ack(sk, now)
         return ACK_REJECTED
     prior_packets = sk.packets_out
-    st = AckState(ack, now, sk.snd_nxt, sk.in_flight)
-    prior_fack = highest_sack_seq(sk)
+    in_flight = prior_packets - sk.sacked_out - sk.lost_out + sk.retrans_out
+    st = AckState(ack, now, sk.snd_nxt, in_flight)
+    prior_fack = highest_sack_seq(sk) if sk.sacked_out else prior_una
     delivered, lost = sk.delivered, sk.lost
+    if sk.tstamp_ok and seg.options.has_ts and seg.options.tsval != sk.ts_recent:
+        replace_ts_recent(sk, seg)
+    if seg.len or seg.flags & SYN:
+        st.flag = FLAG_DATA
+    if ack_update_window(sk, seg):
+        st.flag |= FLAG_WIN_UPDATE
     if ack > prior_una:
         st.flag |= FLAG_SND_UNA_ADVANCED
         sk.retransmits = 0
-    if seg.options.has_ts:
-        replace_ts_recent(sk, seg)
-    _note_window_and_sack(sk, seg, st, prior_una)
+        sk.bytes_acked += ack - prior_una
+        sk.snd_una = ack
+    if seg.options.sacks and sk.sack_ok:
+        sacktag_write_queue(sk, seg, prior_una, st)
     sk.err_soft = 0
     sk.probes_out = 0
     sk.rcv_tstamp = now
@@ -93,19 +100,6 @@ def tcp_ack(sk: TcpSock, seg: Segment) -> int:
     else:
         _ack_without_queue(sk, st, now)
     return ACK_OK
-
-
-def _note_window_and_sack(sk: TcpSock, seg: Segment, st: AckState, prior_una: int) -> None:
-    """Steps that look at the segment alone: window, snd_una, SACK blocks."""
-    if seg.len or seg.flags & SYN:
-        st.flag |= FLAG_DATA
-    if ack_update_window(sk, seg):
-        st.flag |= FLAG_WIN_UPDATE
-    if st.ack > prior_una:
-        sk.bytes_acked += st.ack - prior_una
-        sk.snd_una = st.ack
-    if seg.options.sacks and sk.sack_ok:
-        sacktag_write_queue(sk, seg, prior_una, st)
 
 
 def _account(
@@ -133,7 +127,8 @@ def _account(
         _set_xmit_timer(sk, now)
     generate(sk, st, sk.delivered - delivered, sk.lost - lost)
     _cong_control(sk, st, sk.lost - lost)
-    xmit_recovery(sk, st, now)
+    if st.retransmit:
+        xmit_recovery(sk, st, now)
 
 
 def _old_ack(sk: TcpSock, seg: Segment) -> int:
@@ -210,7 +205,7 @@ def clean_rtx_queue(
     fully_acked = True
     queue = sk.rtx_queue
     una = sk.snd_una
-    skb = queue.head()
+    skb = queue.first
     while skb is not None:
         if skb.end_seq > una:
             if skb.pcount == 1 or una <= skb.seq:
@@ -229,7 +224,7 @@ def clean_rtx_queue(
             break
         queue.popleft()
         sk.wmem_queued -= skb.len + TX_OVERHEAD
-        skb = queue.head()
+        skb = queue.first
     if skb is None:
         chrono.stop(sk, chrono.BUSY, st.now)
         if not sk.write_queue:
@@ -260,7 +255,8 @@ def _entry_acked(sk: TcpSock, skb: Skb, acked: int, st: AckState) -> int:
         st.flag |= FLAG_RETRANS_DATA_ACKED
     elif not sacked & SACKED_ACKED:
         sent_at = skb.tx_time
-        st.low_acked = min(st.low_acked, skb.seq)
+        if skb.seq < st.low_acked:
+            st.low_acked = skb.seq
         if skb.end_seq <= sk.high_seq:
             st.flag |= FLAG_ORIG_SACK_ACKED
     if sacked & SACKED_ACKED:
@@ -272,7 +268,8 @@ def _entry_acked(sk: TcpSock, skb: Skb, acked: int, st: AckState) -> int:
         sk.lost_out -= acked
     sk.packets_out -= acked
     st.pkts_acked += acked
-    skb_delivered(sk, skb, st)
+    if skb.tx_delivered_at:
+        skb_delivered(sk, skb, st)
     if skb.flags & SYN:
         st.flag |= FLAG_SYN_ACKED
         sk.retrans_stamp = 0
@@ -290,7 +287,7 @@ def _measure(
     if first_ackt and not st.flag & FLAG_RETRANS_DATA_ACKED:
         seq_rtt = (now - first_ackt) // 1000
         ca_rtt = (now - last_ackt) // 1000
-        if st.pkts_acked == 1 and clean and seg.len == 0 and sk.in_flight == 0:
+        if st.pkts_acked == 1 and clean and seg.len == 0 and not sk.packets_out:
             st.flag |= FLAG_ACK_MAYBE_DELAYED
     if st.first_sackt:
         sack_rtt = (now - st.first_sackt) // 1000
@@ -304,16 +301,11 @@ def _measure(
     st.rtt_us = ca_rtt
     if seq_rtt < 0:
         return False
-    _update_rtt_min(sk, ca_rtt, st)
+    if ca_rtt <= sk.min_rtt.value or not st.flag & FLAG_ACK_MAYBE_DELAYED:
+        # an ACK that may have been delayed proves nothing larger
+        sk.min_rtt.update(now // 1000, ca_rtt or 1)
     sk.rtt.sample(seq_rtt, sk.snd_una, sk.snd_nxt)
     return True
-
-
-def _update_rtt_min(sk: TcpSock, rtt_us: int, st: AckState) -> None:
-    """The windowed minimum; an ACK that may have been delayed proves nothing larger."""
-    if st.flag & FLAG_ACK_MAYBE_DELAYED and rtt_us > sk.min_rtt.value:
-        return
-    sk.min_rtt.update(st.now // 1000, max(rtt_us, 1))
 
 
 def _after_clean(sk: TcpSock, st: AckState, prior_fack: int, rtt_valid: bool) -> None:
@@ -349,7 +341,8 @@ def _set_xmit_timer(sk: TcpSock, now: int) -> None:
 def _cong_control(sk: TcpSock, st: AckState, newly_lost: int) -> None:
     """Reduce, or let congestion control grow the window; renew the pacing rate."""
     cc = sk.cc
-    sample = AckSample(st.now, st.acked_sacked, st.rtt_us)
+    sample = sk.host.ack_sample
+    sample.now, sample.acked, sample.rtt_us = st.now, st.acked_sacked, st.rtt_us
     if st.pkts_acked or st.first_sackt:
         sample.srtt_us = sk.rtt.srtt_us
         sample.min_rtt_us = sk.min_rtt.value
@@ -360,14 +353,17 @@ def _cong_control(sk: TcpSock, st: AckState, newly_lost: int) -> None:
     if cc.has_cong_control:
         cc.cong_control(sample)
         return
-    advanced = bool(st.flag & FLAG_SND_UNA_ADVANCED)
-    if in_cwnd_reduction(sk):
+    sysctl = sk.net.sysctl
+    if sk.ca_state == CA_RECOVERY or sk.ca_state == CA_CWR:
+        advanced = bool(st.flag & FLAG_SND_UNA_ADVANCED)
         cwnd_reduction(sk, st.acked_sacked, newly_lost, advanced)
-    elif _may_raise_cwnd(sk, st):
+    elif (
+        # with reordering about SACKed data counts; otherwise only a cumulative ACK does
+        st.acked_sacked > 0 if sk.reordering > sysctl.tcp_reordering else st.flag & FLAG_DATA_ACKED
+    ):
         sample.is_cwnd_limited = is_cwnd_limited_now(sk)
         cc.cong_avoid(sample)
         sk.snd_cwnd_stamp = st.now
-    sysctl = sk.net.sysctl
     sk.pacing_rate = update_pacing_rate(
         cc.snd_cwnd,
         cc.snd_ssthresh,
@@ -378,10 +374,3 @@ def _cong_control(sk: TcpSock, st: AckState, newly_lost: int) -> None:
         sk.max_pacing_rate or PACING_UNLIMITED,
         sk.packets_out,
     )
-
-
-def _may_raise_cwnd(sk: TcpSock, st: AckState) -> bool:
-    """With reordering about, SACKed data counts; otherwise only a cumulative ACK does."""
-    if sk.reordering > sk.net.sysctl.tcp_reordering:
-        return st.acked_sacked > 0
-    return bool(st.flag & FLAG_DATA_ACKED)

@@ -40,7 +40,8 @@ def event_data_recv(sk: TcpSock, seg: Segment) -> None:
     now = seg.now
     sk.ack_pending |= ACK_SCHED
     measure_rcv_mss(sk, seg)
-    rcv_rtt_measure(sk, now)
+    if sk.rcv_nxt >= sk.rcv_rtt_seq or not sk.rcv_rtt_time:
+        rcv_rtt_measure(sk, now)
     if not sk.ato:
         incr_quickack(sk, MAX_QUICKACKS)
         sk.ato = TCP_ATO_MIN
@@ -153,7 +154,8 @@ def cleanup_rbuf(sk: TcpSock, copied: int, now: int) -> None:
             send_ack(sk, now)
             return
     if copied > 0 and not sk.shutdown & RCV_SHUTDOWN:
-        win = sk.cur_win
+        win = sk.rcv_wup + sk.rcv_wnd - sk.rcv_nxt
+        win = win if win > 0 else 0
         if 2 * win <= sk.window_clamp:
             fresh = new_window(sk)
             if fresh and fresh >= 2 * win:

@@ -106,11 +106,11 @@ def cwnd_validate(sk: TcpSock, is_cwnd_limited: bool, now: int) -> None:
         sk.is_cwnd_limited = is_cwnd_limited
         sk.max_packets_out = sk.packets_out
         sk.cwnd_usage_seq = sk.snd_nxt
-    if is_cwnd_limited_now(sk):
+    if sk.is_cwnd_limited or is_cwnd_limited_now(sk):
         sk.snd_cwnd_stamp = now
     elif (
         sk.net.sysctl.tcp_slow_start_after_idle
-        and now - sk.snd_cwnd_stamp >= rto_ns(sk)
+        and now - sk.snd_cwnd_stamp >= sk.rtt.rto_us * 1000
         and not sk.cc.has_cong_control
     ):
         _cwnd_application_limited(sk, now)

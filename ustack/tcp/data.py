@@ -27,7 +27,8 @@ def data_queue(sk: TcpSock, seg: Segment) -> None:
         return
     rcv_nxt = sk.rcv_nxt
     if seg.seq == rcv_nxt:
-        if not sk.cur_win and not (seg.len == 0 and seg.flags & FIN):
+        win = sk.rcv_wup + sk.rcv_wnd - rcv_nxt
+        if win <= 0 and not (seg.len == 0 and seg.flags & FIN):
             _zero_window_drop(sk, seg)
             return
         _queue_in_order(sk, seg)
@@ -73,16 +74,17 @@ def _queue_in_order(sk: TcpSock, seg: Segment) -> None:
         sk.data_ready()  # let the reader make room
         return
     sk.rmem_alloc += sk.receive_queue.append(skb)
-    _advance(sk, seg.end_seq)
+    sk.bytes_received += seg.end_seq - sk.rcv_nxt
+    sk.rcv_nxt = seg.end_seq
     if seg.len:
         event_data_recv(sk, seg)
     if seg.flags & FIN:
         fin(sk, seg.now)
-    if sk.ofo_queue:
+    if sk.ofo_queue.truesize:
         _merge_out_of_order(sk, seg.now)
         if not sk.ofo_queue:
             sk.ack_pending |= ACK_NOW  # the hole is filled: say so (RFC 5681, 4.2)
-    if sk.sacks.num_sacks:
+    if sk.sacks.eff_sacks:
         sk.sacks.remove(sk.rcv_nxt)
     if not sk.dead:
         data_ready(sk)
@@ -95,7 +97,8 @@ def _advance(sk: TcpSock, end_seq: int) -> None:
 
 def data_ready(sk: TcpSock) -> None:
     """Wake readers if there is enough for them (rule B-7, `tcp_data_ready`)."""
-    if sk.fin_received or epollin_ready(sk, sk.rcvlowat):
+    target = sk.rcvlowat
+    if sk.rcv_nxt - sk.copied_seq >= target or sk.fin_received or epollin_ready(sk, target):
         sk.data_ready()
 
 

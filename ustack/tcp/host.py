@@ -23,7 +23,7 @@ from ustack.sock.net import Net
 from ustack.sock.ports import PortTable
 from ustack.sock.sock import AF_INET
 from ustack.tcp import icmp, timeouts
-from ustack.tcp.congestion.base import CongestionControl
+from ustack.tcp.congestion.base import AckSample, CongestionControl
 from ustack.tcp.congestion.registry import registry
 from ustack.tcp.input import rcv
 from ustack.tcp.listen import Request, conn_request, listen_input
@@ -58,6 +58,7 @@ class TcpHost:
         self.tw_count = 0
         self.congestion_controls = registry()
         self.prot = TcpProto()
+        self.ack_sample = AckSample()  # filled anew for each ACK: no ACK is within another
         self._secret = net.seeds.stream("tcp/isn").getrandbits(256).to_bytes(32, "big")
         self.next_isn: Callable[[TcpSock | Request, int], int] = self._secure_isn
 

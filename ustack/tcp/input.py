@@ -50,26 +50,43 @@ from ustack.wire.tcp import ACK, RST, SYN, URG
 def rcv(sk: TcpSock, seg: Segment) -> bool:
     """Process one segment. False if it deserves a RST in answer, which the caller sends."""
     seg.place(sk.rcv_nxt, sk.snd_una)
-    sk.segs_in += seg.segs
+    segs = seg.segs if seg.rx.gso_size else 1
+    sk.segs_in += segs
     if seg.len:
-        sk.data_segs_in += seg.segs
+        sk.data_segs_in += segs
     if sk.state == ESTABLISHED:
         return _established(sk, seg)
     return _state_process(sk, seg)
 
 
 def _established(sk: TcpSock, seg: Segment) -> bool:
-    flags = seg.flags
-    if not flags & (ACK | RST | SYN):
-        sk.net.mib.drop("TCP_FLAGS")
-        return True
-    if not _validated(sk, seg):
-        return True
+    if not _is_next(sk, seg):
+        if not seg.flags & (ACK | RST | SYN):
+            sk.net.mib.drop("TCP_FLAGS")
+            return True
+        if not _validated(sk, seg):
+            return True
     if tcp_ack(sk, seg) == ACK_REJECTED:
         sk.net.mib.drop("TCP_UNSENT_ACK")
         return True
     _process_text(sk, seg)
     return True
+
+
+def _is_next(sk: TcpSock, seg: Segment) -> bool:
+    """Header prediction: the next segment in order, in the window, its timestamp not older
+    than the last one. Nothing in `validate_incoming` can object to that."""
+    options = seg.options
+    return (
+        seg.seq == sk.rcv_nxt
+        and seg.flags & (ACK | RST | SYN) == ACK
+        and seg.end_seq <= sk.rcv_wup + sk.rcv_wnd
+        and (
+            not options.has_ts
+            or not sk.tstamp_ok
+            or (options.tsval - sk.ts_recent) & 0x80000000 == 0
+        )
+    )
 
 
 def _validated(sk: TcpSock, seg: Segment) -> bool:
@@ -84,14 +101,16 @@ def _validated(sk: TcpSock, seg: Segment) -> bool:
 
 def _process_text(sk: TcpSock, seg: Segment) -> None:
     """Urgent data, payload, FIN; then sending and acknowledging."""
-    if seg.options.has_ts and sk.tstamp_ok:
+    if sk.tstamp_ok and seg.options.tsecr != sk.rcv_rtt_last_tsecr:
         rcv_rtt_measure_ts(sk, seg)
     if seg.flags & URG or sk.urg_data:
         urg(sk, seg)
     if seg.seq != seg.end_seq:
         data_queue(sk, seg)
-    data_snd_check(sk, seg.now)
-    ack_snd_check(sk, seg.now)
+    if sk.write_queue or sk.nospace:
+        data_snd_check(sk, seg.now)
+    if sk.ack_pending:
+        ack_snd_check(sk, seg.now)
 
 
 def data_snd_check(sk: TcpSock, now: int) -> None:

@@ -142,7 +142,7 @@ def nagle_check(sk: TcpSock, partial: bool, nonagle: int) -> bool:
 
 def nagle_test(sk: TcpSock, skb: Skb, mss_now: int, nonagle: int) -> bool:
     """May `skb`, one segment or less, go now? (`tcp_nagle_test`)"""
-    if nonagle & NAGLE_PUSH or sk.snd_una != sk.snd_up or skb.flags & FIN:
+    if skb.len >= mss_now or nonagle & NAGLE_PUSH or sk.snd_una != sk.snd_up or skb.flags & FIN:
         return True
     return not nagle_check(sk, skb.len < mss_now, nonagle)
 
@@ -235,23 +235,18 @@ def write_xmit(sk: TcpSock, mss_now: int, nonagle: int, push_one: int, now: int)
     probe can move it (`tcp_write_xmit`)."""
     sent = 0
     cwnd_limited = rwnd_limited = False
-    max_segs = 0
+    prior_packets = sk.packets_out
     queue = sk.write_queue
     while queue:
         skb = queue[0]
         if sk.cc.needs_pacing and not pacing_test(sk):
             break
-        quota = cwnd_test(sk)
+        quota = cwnd_test(sk) or push_one == PUSH_PROBE
         if not quota:
-            if push_one != PUSH_PROBE:
-                cwnd_limited = True
-                break
-            quota = 1
+            cwnd_limited = True
+            break
         if skb.len > mss_now or len(queue) > 1:
-            max_segs = max_segs or _max_segs(sk, mss_now)
-            quota = quota if quota < max_segs else max_segs
-            if quota * mss_now > skb.len:
-                grow_skb(sk, skb, quota * mss_now - skb.len)
+            quota = _fill(sk, skb, quota, mss_now)
         skb.set_pcount(mss_now)
         if not snd_wnd_test(sk, skb, mss_now):
             rwnd_limited = True
@@ -264,18 +259,19 @@ def write_xmit(sk: TcpSock, mss_now: int, nonagle: int, push_one: int, now: int)
             enter_cwr(sk)
             break
         event_new_data_sent(sk, skb, now)
-        if skb.len % mss_now:
-            sk.snd_sml = skb.end_seq  # Minshall: the last small segment sent
         sent += skb.pcount
         if push_one:
             break
-    return _after_xmit(sk, sent, cwnd_limited, rwnd_limited, push_one, now)
+    if sent and push_one != PUSH_PROBE:
+        _arm_timer(sk, prior_packets, now)
+    return _after_xmit(sk, sent, cwnd_limited, rwnd_limited, now)
 
 
-def _max_segs(sk: TcpSock, mss_now: int) -> int:
-    """Segments per burst: about 1 ms at the pacing rate (rule A-31)."""
+def _fill(sk: TcpSock, skb: Skb, quota: int, mss_now: int) -> int:
+    """Segments that one burst may have: about 1 ms at the pacing rate (rule A-31). What
+    the head lacks of that it takes from the entry behind."""
     sysctl = sk.net.sysctl
-    return tso_segs(
+    max_segs = tso_segs(
         sk.pacing_rate,
         sk.min_rtt.value,
         mss_now,
@@ -283,13 +279,18 @@ def _max_segs(sk: TcpSock, mss_now: int) -> int:
         GSO_MAX_SIZE,
         sysctl.tcp_tso_rtt_log,
     )
+    if quota > max_segs:
+        quota = max_segs
+    if quota * mss_now > skb.len:
+        grow_skb(sk, skb, quota * mss_now - skb.len)
+    return quota
 
 
 def _fit(sk: TcpSock, skb: Skb, mss_now: int, quota: int, nonagle: int) -> bool:
     """Cut `skb` to what may go; false if Nagle wants all of it to wait."""
-    mode = nonagle if skb is sk.write_queue[-1] else NAGLE_PUSH
     limit = mss_now
     if skb.pcount == 1:
+        mode = nonagle if skb is sk.write_queue[-1] else NAGLE_PUSH
         if not nagle_test(sk, skb, mss_now, mode):
             return False
     elif sk.snd_una == sk.snd_up:  # urgent data goes out one segment at a time
@@ -299,9 +300,16 @@ def _fit(sk: TcpSock, skb: Skb, mss_now: int, quota: int, nonagle: int) -> bool:
     return True
 
 
-def _after_xmit(
-    sk: TcpSock, sent: int, cwnd_limited: bool, rwnd_limited: bool, push_one: int, now: int
-) -> bool:
+def _arm_timer(sk: TcpSock, prior_packets: int, now: int) -> None:
+    """New data is out: a tail loss probe if this connection uses them, else the RTO if
+    it is not running."""
+    if not schedule_loss_probe(sk, False, now) and (
+        not prior_packets or sk.pending == PENDING_LOSS_PROBE
+    ):
+        rearm_rto(sk, now)
+
+
+def _after_xmit(sk: TcpSock, sent: int, cwnd_limited: bool, rwnd_limited: bool, now: int) -> bool:
     """Bookkeeping at the end of `write_xmit`."""
     if rwnd_limited:
         chrono.start(sk, chrono.RWND_LIMITED, now)
@@ -315,22 +323,20 @@ def _after_xmit(
     if sent:
         if sk.ca_state == CA_RECOVERY or sk.ca_state == CA_CWR:
             sk.prr_out += sent
-        if push_one != PUSH_PROBE:
-            schedule_loss_probe(sk, False, now)
         return False
     return not sk.packets_out and bool(sk.write_queue)
 
 
 def event_new_data_sent(sk: TcpSock, skb: Skb, now: int) -> None:
-    """The head of the write queue is on the wire (`tcp_event_new_data_sent`)."""
-    prior_packets = sk.packets_out
+    """The head of the write queue is on the wire (`tcp_event_new_data_sent`). The caller
+    sees to the timer, once, when it has sent all it may."""
     sk.snd_nxt = skb.end_seq
     sk.write_queue.popleft()
     sk.rtx_queue.append(skb)
     sk.packets_out += skb.pcount
-    if not prior_packets or sk.pending == PENDING_LOSS_PROBE:
-        rearm_rto(sk, now)
     sk.net.mib.values["TcpExtTCPOrigDataSent"] += skb.pcount
+    if skb.len % skb.gso_size:
+        sk.snd_sml = skb.end_seq  # Minshall: the last small segment sent
     if sk.nospace:
         check_space(sk, now)
 

@@ -29,10 +29,10 @@ def update_pacing_rate(
     """The pacing rate in bytes/s. `srtt_us` is scaled by 8, 0 if there is no sample yet:
     then the rate counts a round trip of 1/8 us, in effect no limit."""
     rate = mss * 80_000 * (ss_ratio if snd_cwnd < ssthresh // 2 else ca_ratio)
-    rate *= max(snd_cwnd, packets_out)
+    rate *= snd_cwnd if snd_cwnd > packets_out else packets_out
     if srtt_us:
         rate //= srtt_us
-    return min(rate, max_pacing)
+    return rate if rate < max_pacing else max_pacing
 
 
 def tso_segs(
@@ -48,4 +48,5 @@ def tso_segs(
     shift = min_rtt_us >> tso_rtt_log
     if shift < 32:
         size += gso_max >> shift
-    return max(min(size, gso_max) // mss, min_tso_segs)
+    segs = (size if size < gso_max else gso_max) // mss
+    return segs if segs > min_tso_segs else min_tso_segs

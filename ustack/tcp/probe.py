@@ -22,6 +22,7 @@ from ustack.tcp.output import (
 from ustack.tcp.retransmit import fragment, retransmit_skb
 from ustack.tcp.skb import EVER_RETRANS, SACKED_RETRANS
 from ustack.tcp.sock import NAGLE_OFF, TcpSock
+from ustack.tcp.timers import rearm_rto
 from ustack.tcp.transmit import send_probe_ack, transmit_skb
 from ustack.wire.packet import DROPPED
 from ustack.wire.tcp import PSH
@@ -82,4 +83,5 @@ def write_wakeup(sk: TcpSock, now: int) -> bool:
     if transmit_skb(sk, skb, now) == DROPPED:
         return False
     event_new_data_sent(sk, skb, now)
+    rearm_rto(sk, now)
     return True

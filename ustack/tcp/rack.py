@@ -28,12 +28,13 @@ _REO_WND_PERSIST = 16  # recoveries that a widened allowance survives
 def advance(sk: TcpSock, skb: Skb, now: int) -> None:
     """`skb` has been delivered: it may become the reference point (`tcp_rack_advance`)."""
     rtt_us = (now - skb.tx_time) // 1000
-    if skb.sacked & EVER_RETRANS and rtt_us < sk.min_rtt.get():
+    if skb.sacked & EVER_RETRANS and rtt_us < sk.min_rtt.value:
         return  # the ACK is for the original, not for the retransmission
     sk.rack_advanced = True
     sk.rack_rtt_us = rtt_us
-    if _sent_after(skb.tx_time, skb.end_seq, sk.rack_mstamp, sk.rack_end_seq):
-        sk.rack_mstamp = skb.tx_time
+    sent = skb.tx_time
+    if sent > sk.rack_mstamp or (sent == sk.rack_mstamp and skb.end_seq > sk.rack_end_seq):
+        sk.rack_mstamp = sent
         sk.rack_end_seq = skb.end_seq
 
 

@@ -18,9 +18,8 @@ from ustack.tcp.sock import TcpSock
 
 
 def skb_delivered(sk: TcpSock, skb: Skb, st: AckState) -> None:
-    """`skb` has been (S)ACKed: the most recently sent one gives the sample."""
-    if not skb.tx_delivered_at:
-        return
+    """`skb`, whose snapshot is unused (`tx_delivered_at`), has been (S)ACKed: the most
+    recently sent one gives the sample."""
     if not st.prior_delivered_at or skb.tx_delivered >= st.prior_delivered:
         st.prior_delivered = skb.tx_delivered
         st.prior_delivered_at = skb.tx_delivered_at
@@ -40,9 +39,10 @@ def generate(sk: TcpSock, st: AckState, delivered: int, lost: int) -> None:
     if not st.prior_delivered_at:
         return
     count = sk.delivered - st.prior_delivered
-    interval_us = max(st.send_interval, st.now - st.prior_delivered_at) // 1000
-    min_rtt = sk.min_rtt.get()
-    if interval_us < (0 if min_rtt == NO_RTT else min_rtt) or not interval_us:
+    interval = st.now - st.prior_delivered_at
+    interval_us = (interval if interval > st.send_interval else st.send_interval) // 1000
+    min_rtt = sk.min_rtt.value
+    if not interval_us or (interval_us < min_rtt and min_rtt != NO_RTT):
         return
     st.rate_interval_us = interval_us
     if not st.is_app_limited or count * sk.rate_interval_us >= sk.rate_delivered * interval_us:
@@ -52,10 +52,8 @@ def generate(sk: TcpSock, st: AckState, delivered: int, lost: int) -> None:
 
 def check_app_limited(sk: TcpSock) -> None:
     """The application is about to add data: had it run dry? (`tcp_rate_check_app_limited`)"""
-    if (
-        sk.write_seq - sk.snd_nxt < sk.mss_cache
-        and not sk.wmem_alloc
-        and sk.in_flight < sk.cc.snd_cwnd
-        and sk.lost_out <= sk.retrans_out
-    ):
-        sk.app_limited = (sk.delivered + sk.in_flight) or 1
+    if sk.write_seq - sk.snd_nxt >= sk.mss_cache or sk.wmem_alloc:
+        return
+    in_flight = sk.packets_out - sk.sacked_out - sk.lost_out + sk.retrans_out
+    if in_flight < sk.cc.snd_cwnd and sk.lost_out <= sk.retrans_out:
+        sk.app_limited = (sk.delivered + in_flight) or 1

@@ -69,9 +69,7 @@ def select_window(sk: TcpSock) -> int:
     win = new_window(sk)
     cur_win = sk.rcv_wup + old - sk.rcv_nxt
     if win < cur_win:
-        win = window.offered_window(
-            win, cur_win, sk.rcv_wscale, sk.net.sysctl.tcp_shrink_window
-        )
+        win = window.offered_window(win, cur_win, sk.rcv_wscale, sk.net.sysctl.tcp_shrink_window)
     limit = 65535 << sk.rcv_wscale
     if win > limit:
         win = limit

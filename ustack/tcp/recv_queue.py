@@ -340,7 +340,8 @@ class OfoQueue:
 def spare_room(ip_len: int, truesize: int) -> int:
     """`RxSkb.room` for a packet of `ip_len` bytes, not a merged one: the bytes between its
     end and the end of the kernel's buffer for it (Linux: `skb_tailroom`)."""
-    return max(truesize - _DESCRIPTOR_AND_TAIL - _HEADROOM - ip_len, 0)
+    room = truesize - _DESCRIPTOR_AND_TAIL - _HEADROOM - ip_len
+    return room if room > 0 else 0
 
 
 def _coalesce(to: RxSkb, skb: RxSkb) -> bool:

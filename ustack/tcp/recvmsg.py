@@ -23,6 +23,7 @@ from ustack.sock.deadlines import NEVER
 from ustack.sock.error_queue import recv_error
 from ustack.sock.errors import error
 from ustack.sock.sock import (
+    MSG_DONTWAIT,
     MSG_ERRQUEUE,
     MSG_OOB,
     MSG_PEEK,
@@ -56,7 +57,10 @@ class _Read:
         self.peek_seq = sk.copied_seq
         if self.peeking and sk.peek_off >= 0:
             self.peek_seq += sk.peek_off
-        self.target = (length if flags & MSG_WAITALL else min(sk.rcvlowat, length)) or 1
+        target = sk.rcvlowat
+        if target > length or flags & MSG_WAITALL:
+            target = length
+        self.target = target or 1
         self.urg_stop = False
 
 
@@ -69,8 +73,8 @@ def recvmsg(sk: TcpSock, length: int, flags: int, now: int) -> RecvMsg | Op[Recv
     if flags & MSG_OOB:
         return recv_urg(sk, length, flags)
     read = _Read(sk, length, flags)
-    budget = sk.wait_budget(sk.rcvtimeo, flags)
-    if _pass(sk, read, now, bool(budget)):
+    budget = 0 if flags & MSG_DONTWAIT or sk.nonblocking else sk.rcvtimeo
+    if _pass(sk, read, now, budget != 0):
         return _finish(sk, read, now)
     return _recv_blocking(sk, read, now, now + budget if budget < NEVER else None)
 
@@ -79,7 +83,8 @@ def _recv_blocking(sk: TcpSock, read: _Read, now: int, deadline: int | None) -> 
     """Sleep and look again until `_pass` is content (rule B-7)."""
     try:
         while True:
-            cleanup_rbuf(sk, 0 if read.peeking else read.msg.len, now)
+            if sk.ack_pending or read.msg.len:
+                cleanup_rbuf(sk, 0 if read.peeking else read.msg.len, now)
             now = yield Wait(sk.wait_queue, deadline)
             may_wait = deadline is None or now < deadline
             if _pass(sk, read, now, may_wait):
@@ -105,7 +110,8 @@ def _pass(sk: TcpSock, read: _Read, now: int, may_wait: bool) -> bool:
         )
     if sk.fin_received:
         return True
-    sk.raise_pending()
+    if sk.err:
+        sk.raise_pending()
     if sk.shutdown & RCV_SHUTDOWN:
         return True
     if sk.state == CLOSE:

@@ -71,11 +71,12 @@ class RttEstimator:
             self.rttvar_us = self.mdev_max_us = max(self.mdev_us, self.rto_min_us)
             self.rtt_seq = snd_nxt
         self.backoff = 0
-        self.set_rto()
+        rto = (self.srtt_us >> 3) + self.rttvar_us
+        self.rto_us = rto if rto < self.rto_max_us else self.rto_max_us
 
     def _update(self, rtt_us: int, snd_una: int, snd_nxt: int) -> None:
         err = rtt_us - (self.srtt_us >> 3)
-        self.srtt_us = max(1, self.srtt_us + err)
+        self.srtt_us = self.srtt_us + err or 1
         if err < 0:
             err = -err - (self.mdev_us >> 2)
             if err > 0:

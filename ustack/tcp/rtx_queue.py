@@ -20,17 +20,18 @@ _COMPACT = 64  # consumed slots tolerated before the list is cut
 class RtxQueue:
     """The retransmit queue."""
 
-    __slots__ = ("_head", "_items")
+    __slots__ = ("_head", "_items", "first")
 
     def __init__(self) -> None:
         self._items: list[Skb] = []
         self._head = 0
+        self.first: Skb | None = None  # the oldest entry
 
     def __len__(self) -> int:
         return len(self._items) - self._head
 
     def __bool__(self) -> bool:
-        return len(self._items) > self._head
+        return self.first is not None
 
     def __iter__(self) -> Iterator[Skb]:
         """In sequence order. Splitting the current entry while iterating is allowed."""
@@ -41,24 +42,31 @@ class RtxQueue:
             i += 1
 
     def head(self) -> Skb | None:
-        return self._items[self._head] if len(self._items) > self._head else None
+        return self.first
 
     def tail(self) -> Skb | None:
-        return self._items[-1] if len(self._items) > self._head else None
+        return self._items[-1] if self.first is not None else None
 
     def append(self, skb: Skb) -> None:
         self._items.append(skb)
+        if self.first is None:
+            self.first = skb
 
     def popleft(self) -> Skb:
         """Remove the head, which must exist."""
-        skb = self._items[self._head]
-        self._head += 1
-        if self._head == len(self._items):
-            self._items.clear()
+        items, head = self._items, self._head
+        skb = items[head]
+        head += 1
+        if head == len(items):
+            items.clear()
             self._head = 0
-        elif self._head >= _COMPACT and self._head * 2 >= len(self._items):
-            del self._items[: self._head]
-            self._head = 0
+            self.first = None
+            return skb
+        self.first = items[head]
+        if head >= _COMPACT and head * 2 >= len(items):
+            del items[:head]
+            head = 0
+        self._head = head
         return skb
 
     def index_of(self, seq: int) -> int:
@@ -85,9 +93,11 @@ class RtxQueue:
     def clear(self) -> None:
         self._items.clear()
         self._head = 0
+        self.first = None
 
     def check(self) -> None:
         """The invariants, for tests."""
+        assert self.first is (self._items[self._head] if len(self) else None)
         previous: Skb | None = None
         for skb in self:
             skb.check()

@@ -189,7 +189,8 @@ def _sacktag_one(sk: TcpSock, skb: Skb, st: AckState) -> None:
     st.flag |= FLAG_DATA_SACKED
     sk.sacked_out += skb.pcount
     sk.delivered += skb.pcount
-    skb_delivered(sk, skb, st)
+    if skb.tx_delivered_at:
+        skb_delivered(sk, skb, st)
     sk.highest_sack = max(sk.highest_sack, skb.end_seq)
 
 

@@ -68,7 +68,7 @@ class Segment:
     def parse_options(self) -> None:
         """Read the options; the header length has been checked."""
         start = self.rx.l4 + 20
-        if self.data_off > start:
+        if self.data_off != start:
             self.options = parse_options(self.rx.buf, start, self.data_off, bool(self.flags & SYN))
 
     def place(self, rcv_nxt: int, snd_una: int) -> None:
@@ -86,9 +86,9 @@ class Segment:
         """The payload as a receive-queue entry, charged as the kernel charges it."""
         rx = self.rx
         ip_len = rx.end - rx.l3
-        truesize = self.truesize = rx_truesize(ip_len, rx.gso_size)
+        truesize = self.truesize = rx.truesize or rx_truesize(ip_len, rx.gso_size)
         room = 0 if rx.gso_size else spare_room(ip_len, truesize)
-        fin = bool(self.flags & FIN)
+        fin = self.flags & FIN != 0
         data = memoryview(rx.buf)[self.data_off : rx.end]
         return RxSkb(self.seq, self.end_seq, data, truesize, fin, self.now, room)
 

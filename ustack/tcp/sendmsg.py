@@ -180,9 +180,11 @@ def _check_can_send(sk: TcpSock) -> None:
 
 def copy_in(sk: TcpSock, view: memoryview, done: int, flags: int, now: int) -> int:
     """Queue `view[done:]` as far as there is room; how far that was."""
-    _check_can_send(sk)
+    if sk.err or sk.shutdown & SEND_SHUTDOWN:
+        _check_can_send(sk)
     check_app_limited(sk)
-    slow_start_after_idle_check(sk, now)
+    if not sk.packets_out and now - sk.lsndtime > sk.rtt.rto_us * 1000:
+        slow_start_after_idle_check(sk, now)
     length = len(view)
     mss_now = current_mss(sk, now)
     goal = xmit_size_goal(sk, mss_now, not flags & MSG_OOB)
@@ -206,7 +208,7 @@ def copy_in(sk: TcpSock, view: memoryview, done: int, flags: int, now: int) -> i
 def _new_entry(sk: TcpSock, now: int) -> Skb:
     """An empty entry at the end of the queue (`tcp_skb_entail`)."""
     skb = Skb(sk.write_seq, ACK)
-    if not sk.write_queue and not sk.rtx_queue:
+    if not sk.chrono_type:
         chrono.start(sk, chrono.BUSY, now)
     sk.write_queue.append(skb)
     sk.wmem_queued += TX_OVERHEAD

@@ -309,9 +309,8 @@ class TcpSock(Sock):
 
     def stream_memory_free(self) -> bool:
         """May a new entry be made? (rule A-3, `sk_stream_memory_free`)"""
-        return (
-            self.wmem_queued < self.sndbuf
-            and self.write_seq - self.snd_nxt < self.effective_notsent_lowat()
+        return self.wmem_queued < self.sndbuf and self.write_seq - self.snd_nxt < (
+            self.notsent_lowat or self.net.sysctl.tcp_notsent_lowat
         )
 
     def is_writeable(self) -> bool:

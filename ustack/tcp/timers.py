@@ -87,8 +87,11 @@ def schedule_loss_probe(sk: TcpSock, advancing_rto: bool, now: int) -> bool:
 
 def _rto_expiry(sk: TcpSock, now: int) -> int:
     """When the RTO of the head of the queue falls due (`tcp_rto_delta_us`)."""
-    head = sk.rtx_queue.head()
-    return max(head.tx_time + rto_ns(sk), now) if head is not None else NEVER
+    head = sk.rtx_queue.first
+    if head is None:
+        return NEVER
+    at = head.tx_time + sk.rtt.rto_us * 1000
+    return at if at > now else now
 
 
 def probe0_interval(sk: TcpSock) -> int:
@@ -114,7 +117,7 @@ def send_delayed_ack(sk: TcpSock, now: int, ack_now: bool = False) -> bool:
         if sk.rtt.srtt_us:
             longest = min(longest, max((sk.rtt.srtt_us >> 3) * 1000, TCP_ATO_MIN))
         ato = min(ato, longest)
-    at = now + min(ato, TCP_DELACK_MAX)
+    at = now + (ato if ato < TCP_DELACK_MAX else TCP_DELACK_MAX)
     if sk.ack_pending & ACK_TIMER:
         pending_at = sk.timers[T_DELACK]
         if pending_at <= now + (ato >> 2):

@@ -68,9 +68,11 @@ def transmit(
 ) -> int:
     """Send one packet of a synchronised connection; the device's verdict."""
     win = select_window(sk)
-    urg = _urgent_pointer(sk, seq)
-    if urg:
-        flags |= URG
+    urg = 0
+    if sk.snd_up != sk.snd_una:
+        urg = _urgent_pointer(sk, seq)
+        if urg:
+            flags |= URG
     ack = sk.rcv_nxt & MASK
     if sk.sacks.eff_sacks:
         header = _header_with_sacks(sk, seq, flags, win, urg, length, now)
@@ -180,8 +182,8 @@ def _event_data_sent(sk: TcpSock, now: int) -> None:
     if sk.packets_out == 0:
         sk.cc.cwnd_event(EVENT_TX_START, now, now - sk.lsndtime if sk.lsndtime else 0)
     sk.lsndtime = now
-    if now - sk.lrcvtime < sk.ato:
-        sk.pingpong = min(sk.pingpong + 1, 255)
+    if now - sk.lrcvtime < sk.ato and sk.pingpong < 255:
+        sk.pingpong += 1
 
 
 def _transmit_syn(sk: TcpSock, skb: Skb, now: int) -> int:
