@@ -28,18 +28,12 @@ from __future__ import annotations
 from types import GeneratorType
 from typing import TypeVar, cast, overload
 
-from trio.lowlevel import (
-    Abort,
-    cancel_shielded_checkpoint,
-    current_task,
-    reschedule,
-    wait_task_rescheduled,
-)
+from trio.lowlevel import cancel_shielded_checkpoint, current_task, wait_task_rescheduled
 
 from ustack.io.driver import Driver
 from ustack.io.sleeper import Sleeper
 from ustack.sock.deadlines import NEVER
-from ustack.sock.wait import Interrupted, Op, Wait
+from ustack.sock.wait import Op
 
 T = TypeVar("T")
 
@@ -64,60 +58,38 @@ async def drive(driver: Driver, result: T | Op[T]) -> T:
         return cast(T, result)
     sleepers = driver.sleepers
     sleeper = sleepers.pop() if sleepers else Sleeper()
-    op = cast("Op[T]", result)
+    op = sleeper.op = cast("Op[T]", result)
     try:
         wait = next(op)
-        while not (done := await _sleep(driver, sleeper, op, wait)):
+        while True:
+            sleeper.prepare(wait)
+            try:
+                if sleeper.deadline < NEVER:
+                    driver.stack.deadlines.arm(sleeper, sleeper.deadline)
+                # what the operation has done so far may wake us already, hence in this order
+                driver.kick()
+                if sleeper.woken:
+                    await cancel_shielded_checkpoint()
+                else:
+                    sleeper.task = current_task()
+                    await wait_task_rescheduled(sleeper.abort)
+            finally:
+                sleeper.release(wait)
+            if sleeper.outcome is not None:
+                return cast(T, _take_outcome(sleeper))
             wait = op.send(driver.now())
-        return done[0]
     except StopIteration as stop:
         return cast(T, stop.value)
     finally:
+        sleeper.op = None
         sleepers.append(sleeper)
         driver.kick()
 
 
-async def _sleep(driver: Driver, sleeper: Sleeper, op: Op[T], wait: Wait) -> tuple[T] | tuple[()]:
-    """Sleep as `wait` says. Not empty if a cancel has ended the operation with a result;
-    an error with which it ended is raised."""
-    sleeper.prepare(wait)
-    try:
-        if sleeper.deadline < NEVER:
-            driver.stack.deadlines.arm(sleeper, sleeper.deadline)
-        # what the operation has done so far may wake us already, hence in this order
-        driver.kick()
-        if sleeper.woken:
-            await cancel_shielded_checkpoint()
-            return ()
-        return await _park(driver, sleeper, op)
-    finally:
-        sleeper.release(wait)
-
-
-async def _park(driver: Driver, sleeper: Sleeper, op: Op[T]) -> tuple[T] | tuple[()]:
-    done: tuple[T] | tuple[()] = ()
-    error: Exception | None = None
-    task = sleeper.task = current_task()
-
-    def abort(_: object) -> Abort:
-        nonlocal done, error
-        sleeper.woken = True
-        try:
-            op.throw(Interrupted())
-        except StopIteration as stop:
-            done = (stop.value,)
-        except Interrupted:
-            driver.kick()
-            return Abort.SUCCEEDED
-        except Exception as exc:
-            error = exc
-        else:
-            error = RuntimeError("an interrupted operation went to sleep again")
-        driver.kick()
-        reschedule(task)
-        return Abort.FAILED
-
-    await wait_task_rescheduled(abort)
-    if error is not None:
-        raise error
-    return done
+def _take_outcome(sleeper: Sleeper) -> object:
+    """How a cancelled operation ended: its result, or its error raised."""
+    outcome, sleeper.outcome = sleeper.outcome, None
+    if isinstance(outcome, Exception):
+        raise outcome
+    assert outcome is not None  # the caller has looked
+    return outcome[0]

@@ -74,7 +74,12 @@ class Dst:
     )
 
     def __init__(
-        self, version: int, dev: Device, saddr: bytes, gateway: bytes | None = None, local: bool = False
+        self,
+        version: int,
+        dev: Device,
+        saddr: bytes,
+        gateway: bytes | None = None,
+        local: bool = False,
     ) -> None:
         self.version = version
         self.dev = dev

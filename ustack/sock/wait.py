@@ -58,12 +58,19 @@ class WaitQueue:
 
     def remove(self, waiter: Waiter) -> None:
         """Take `waiter` off the queue; no error if it is not on it."""
-        if waiter in self.waiters:
-            self.waiters.remove(waiter)
+        waiters = self.waiters
+        if waiters and waiters[-1] is waiter:  # nearly always the only one
+            waiters.pop()
+        elif waiter in waiters:
+            waiters.remove(waiter)
 
     def wake(self, mask: int) -> None:
         """Wake every non-exclusive waiter and the first exclusive one that accepts."""
-        if not self.waiters:
+        waiters = self.waiters
+        if not waiters:
+            return
+        if len(waiters) == 1:
+            waiters[0].wake(mask)
             return
         exclusive_done = False
         for waiter in list(self.waiters):

@@ -215,7 +215,9 @@ class SocketType(BaseSocket):
             raise
         if isinstance(result, RecvMsg):
             driver.after_call(now)
-            await self._stack.give_way()
+            driver.calls += 1
+            if driver.calls % self._stack.checkpoint_every == 0:
+                await trio.lowlevel.cancel_shielded_checkpoint()
             return result
         if self._type != socket.SOCK_STREAM:
             return await self._drive(result)
@@ -348,7 +350,9 @@ class SocketType(BaseSocket):
             raise
         if isinstance(result, int):
             driver.after_call(now)
-            await self._stack.give_way()
+            driver.calls += 1
+            if driver.calls % self._stack.checkpoint_every == 0:
+                await trio.lowlevel.cancel_shielded_checkpoint()
             return result
         if self._type != socket.SOCK_STREAM:
             return await self._drive(result)
