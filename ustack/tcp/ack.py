@@ -285,13 +285,13 @@ def _measure(
     now = st.now
     seq_rtt = sack_rtt = ca_rtt = -1
     if first_ackt and not st.flag & FLAG_RETRANS_DATA_ACKED:
-        seq_rtt = (now - first_ackt) // 1000
-        ca_rtt = (now - last_ackt) // 1000
+        seq_rtt = (now - first_ackt) // 1000 if now > first_ackt else 0
+        ca_rtt = (now - last_ackt) // 1000 if now > last_ackt else 0
         if st.pkts_acked == 1 and clean and seg.len == 0 and not sk.packets_out:
             st.flag |= FLAG_ACK_MAYBE_DELAYED
     if st.first_sackt:
-        sack_rtt = (now - st.first_sackt) // 1000
-        ca_rtt = (now - st.last_sackt) // 1000
+        sack_rtt = max(now - st.first_sackt, 0) // 1000
+        ca_rtt = max(now - st.last_sackt, 0) // 1000
     if seq_rtt < 0:
         seq_rtt = sack_rtt
     if seq_rtt < 0 and seg.options.tsecr and st.flag & FLAG_ACKED and sk.tstamp_ok:

@@ -155,7 +155,10 @@ def transmit_skb(sk: TcpSock, skb: Skb, now: int) -> int:
     if verdict == DROPPED:
         return verdict
     _rate_skb_sent(sk, skb, now)
-    skb.tx_time = now
+    # strictly increasing, for RACK: a batch of ACKs is processed at one time, and what the
+    # first let go was sent before what the second did
+    sent_at = sk.last_tx + 1
+    skb.tx_time = sk.last_tx = now if now > sent_at else sent_at
     mib = sk.net.mib
     mib.values["TcpOutSegs"] += skb.pcount
     if skb.len:
