@@ -133,7 +133,7 @@ def _send_blocking(
             sk.nospace = True
             if done:
                 _push_before_sleeping(sk, flags, now)
-            now = yield from _wait_for_space(sk, now, deadline)
+            now = yield from _wait_for_space(sk, done, now, deadline)
             done = copy_in(sk, view, done, flags, now)
             if done == len(view):
                 return _finish(sk, done, flags, now)
@@ -155,23 +155,25 @@ def _push_before_sleeping(sk: TcpSock, flags: int, now: int) -> None:
         push_frames(sk, current_mss(sk, now), NAGLE_PUSH, now)
 
 
-def _wait_for_space(sk: TcpSock, now: int, deadline: int | None) -> Op[int]:
+def _wait_for_space(sk: TcpSock, done: int, now: int, deadline: int | None) -> Op[int]:
     """Sleep until there is room, return the time (`sk_stream_wait_memory`)."""
     while not sk.stream_memory_free():
-        _check_can_send(sk)
+        _check_can_send(sk, done)
         sk.nospace = True
         if deadline is not None and now >= deadline:
             raise would_block()
         chrono.start(sk, chrono.SNDBUF_LIMITED, now)
         now = yield Wait(sk.wait_queue, deadline)
-    _check_can_send(sk)
+    _check_can_send(sk, done)
     return now
 
 
-def _check_can_send(sk: TcpSock) -> None:
-    """A pending error, else EPIPE once the send side is shut (rule A-9)."""
+def _check_can_send(sk: TcpSock, done: int) -> None:
+    """A pending error, else EPIPE once the send side is shut (rule A-9). A call that has
+    taken something leaves the error to the next one (rule A-8)."""
     if sk.err or sk.shutdown & SEND_SHUTDOWN:
-        sk.raise_pending()
+        if not done:
+            sk.raise_pending()
         raise error(EPIPE)
 
 
@@ -181,7 +183,7 @@ def _check_can_send(sk: TcpSock) -> None:
 def copy_in(sk: TcpSock, view: memoryview, done: int, flags: int, now: int) -> int:
     """Queue `view[done:]` as far as there is room; how far that was."""
     if sk.err or sk.shutdown & SEND_SHUTDOWN:
-        _check_can_send(sk)
+        _check_can_send(sk, done)
     check_app_limited(sk)
     if not sk.packets_out and now - sk.lsndtime > sk.rtt.rto_us * 1000:
         slow_start_after_idle_check(sk, now)
