@@ -149,7 +149,9 @@ class Sock:
 
     prot: Proto  # the protocol's call table, set by its sockets
 
-    def __init__(self, net: Net, family: int, type_: int, protocol: int) -> None:
+    def __init__(  # noqa: PLR0915
+        self, net: Net, family: int, type_: int, protocol: int
+    ) -> None:
         self.net = net
         self.family = family
         self.type = type_

@@ -78,8 +78,8 @@ class TcpSock(Sock):
         "reo_wnd_steps", "reo_wnd_persist", "dsack_seen", "last_delivered",
         # estimators and congestion control
         "rtt", "min_rtt", "cc", "ca_name", "max_packets_out", "cwnd_usage_seq", "is_cwnd_limited",
-        "snd_cwnd_stamp", "lsndtime", "last_tx", "pacing_rate", "delivered", "delivered_at", "first_tx",
-        "app_limited", "lost", "rate_delivered", "rate_interval_us", "prior_ssthresh",
+        "snd_cwnd_stamp", "lsndtime", "last_tx", "pacing_rate", "delivered", "delivered_at",
+        "first_tx", "app_limited", "lost", "rate_delivered", "rate_interval_us", "prior_ssthresh",
         # timers
         "timers", "pending", "probes_out", "probes_tstamp", "syn_retries", "user_timeout",
         "keepalive_time", "keepalive_intvl", "keepalive_probes", "linger2", "rcv_tstamp",

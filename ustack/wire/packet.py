@@ -43,9 +43,7 @@ class Frame:
 
     __slots__ = ("buf", "csum_ok", "gso_size", "off")
 
-    def __init__(
-        self, buf: bytes, off: int = 0, gso_size: int = 0, csum_ok: bool = False
-    ) -> None:
+    def __init__(self, buf: bytes, off: int = 0, gso_size: int = 0, csum_ok: bool = False) -> None:
         self.buf = buf
         self.off = off
         self.gso_size = gso_size
