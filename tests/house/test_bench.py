@@ -123,3 +123,67 @@ def test_modes_run_between_kernels(sides: str, names: list[str], tmp_path: Path)
         assert name in done.stdout
     loss = [entry for entry in found if entry["mode"].startswith("loss")]
     assert all(entry["dropped_to_stack"] + entry["dropped_to_peer"] > 0 for entry in loss)
+
+
+MACHINE = {
+    "date": "2026-01-02",
+    "kernel": "6.18.0",
+    "python": "CPython 3.11.7",
+    "cpu": "Fast",
+    "cpus": 2,
+    "load": 0.25,
+}
+
+
+def a_run() -> dict[str, Any]:
+    """A run of two modes as the JSON file has it."""
+    args = bench.parse(["--only", "bulk-in,loss-out", "--runs", "1", "--json", "there"])
+    loss = modes.select("loss-out")[0]
+    entries = [
+        report.entry(BULK_IN, "ustack", True, result(12.0)),
+        report.entry(BULK_IN, "ustack --no-offload", False, result(0.4)),
+        report.entry(BULK_IN, "kernel", True, result(48.0)),
+        report.entry(BULK_IN, "kernel iperf3", True, result(44.0)),
+        report.entry(
+            loss, "ustack --no-offload", False,
+            result(300.0, standstill_ms=40.0, dropped_to_stack=3, dropped_to_peer=4,
+                   stack_retrans=5),
+        ),
+    ]  # fmt: skip
+    report.add_ratios(entries)
+    options = {**vars(args)}
+    made = {"machine": MACHINE, "command": bench.command(args), "options": options}
+    return made | {"results": entries}
+
+
+def test_the_table_of_the_docs() -> None:
+    lines = report.markdown(a_run()).splitlines()
+    assert lines[0].startswith("Measured on 2026-01-02: Linux 6.18.0, CPython 3.11.7, Fast, 2 CPUs")
+    assert '`make bench ARGS="--only bulk-in,loss-out --runs 1"`' in lines[0]
+    assert lines[4:] == [
+        "| `bulk-in` | 12.0 Gbit/s (>=10) | 0.4 Gbit/s (>=0.45, **missed**) |"
+        " 48.0 Gbit/s; iperf3 44.0 Gbit/s | 0.25 |  |",
+        "| `loss-out` |  | 300.0 Mbit/s (>=250) |  |  |"
+        " standstill 40 ms, dropped 3+4, RetransSegs 5 |",
+    ]
+
+
+def test_the_table_replaces_the_one_in_a_document(tmp_path: Path) -> None:
+    run, document = tmp_path / "run.json", tmp_path / "x.md"
+    run.write_text(json.dumps(a_run()))
+    document.write_text(f"before\n{report.BEGIN}\nold\n{report.END}\nafter\n")
+    for _ in range(2):
+        assert report.main([str(run), "--into", str(document)]) == 0
+        text = document.read_text()
+        assert text.startswith(f"before\n{report.BEGIN}\n\nMeasured on")
+        assert text.endswith(f" |\n\n{report.END}\nafter\n")
+        assert "old" not in text
+
+
+def test_a_document_without_a_place_for_the_table(tmp_path: Path, capsys: Any) -> None:
+    run, document = tmp_path / "run.json", tmp_path / "x.md"
+    run.write_text(json.dumps(a_run()))
+    document.write_text("nothing here")
+    assert report.main([str(run), "--into", str(document)]) == 1
+    assert capsys.readouterr().err.count("\n") == 1
+    assert document.read_text() == "nothing here"

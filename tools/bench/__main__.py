@@ -42,6 +42,17 @@ def parse(argv: list[str]) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
+def command(args: argparse.Namespace) -> str:
+    """The command that measures the same again; where it writes to is left out."""
+    words = []
+    for name, default in vars(parse([])).items():
+        value = getattr(args, name)
+        if value != default and name not in ("json", "profile"):
+            flag = "--" + name.replace("_", "-")
+            words.append(flag if value is True else f"{flag} {value}")
+    return f'make bench ARGS="{" ".join(words)}"' if words else "make bench"
+
+
 def plan(args: argparse.Namespace) -> list[tuple[Side, list[Mode]]]:
     """Which modes each side runs, in one process each."""
     chosen = modes.select(args.only)
@@ -120,7 +131,8 @@ def run(args: argparse.Namespace) -> int:
     print(", ".join(f"{key} {value}" for key, value in about.items()))
     print(report.table(entries))
     if args.json:
-        text = json.dumps({"machine": about, "options": vars(args), "results": entries}, indent=1)
+        found = {"machine": about, "command": command(args), "options": vars(args)}
+        text = json.dumps(found | {"results": entries}, indent=1)
         Path(args.json).write_text(text + "\n", encoding="utf-8")
     return 1 if any(item["errors"] for item in entries) else 0
 
