@@ -24,7 +24,6 @@ USUAL_SECONDS = 2.0
 LIMIT = 25.0  # s for everything, with bulk transfers of USUAL_SECONDS
 _BULK_TRANSFERS = 4
 _SHOWN = ("bulk out", 4)  # whose queues are shown
-_LAST_LOOK = 0.8  # of the transfer's time; empty queues are shown only after that
 
 
 @dataclass(slots=True)
@@ -52,6 +51,7 @@ class Conductor:
         self._current: Result | None = None
         self._before = 0
         self._diag = SockDiag()
+        self._taken: Queues | None = None  # the queues as last looked at
 
     def close(self) -> None:
         """What has not been reached is a result too."""
@@ -83,20 +83,25 @@ class Conductor:
         seconds = event["seconds"]
         current.bytes, current.seconds = event["bytes"], seconds
         self._out.moving(current.title, current.bytes, seconds)
-        shown = (current.work, current.family) == _SHOWN and self.outcome.queues is None
-        if shown and seconds >= self._seconds / 2:
-            self._show_queues(current, seconds, tuple(event["local"]))
+        if (current.work, current.family) == _SHOWN and self.outcome.queues is None:
+            self._look(current, seconds, tuple(event["local"]))
 
-    def _show_queues(self, current: Result, seconds: float, kernel: Endpoint) -> None:
+    def _look(self, current: Result, seconds: float, kernel: Endpoint) -> None:
+        """Take the queues; show them once the transfer is half done and they hold something.
+        The last ones taken are shown if that never happens."""
         ours = (self._hosts[current.family], OTHER_SERVICES["source"])
         when = f"{current.title} after {seconds:.1f} s"
-        queues = snapshot(self._stack, self._diag, when, ours, kernel)
-        if queues is None or (queues.empty and seconds < self._seconds * _LAST_LOOK):
-            return  # the next progress brings another chance
+        self._taken = snapshot(self._stack, self._diag, when, ours, kernel) or self._taken
+        if self._taken is not None and not self._taken.empty and seconds >= self._seconds / 2:
+            self._show(self._taken)
+
+    def _show(self, queues: Queues) -> None:
         self.outcome.queues = queues
         self._out.line(f"\n{queues}\n")
 
     def _end(self, current: Result, event: dict[str, Any]) -> None:
+        if self._taken is not None and self.outcome.queues is None:
+            self._show(self._taken)
         current.verified = event["verified"]
         current.sent = event["sent"]
         current.bytes = event["bytes"]
