@@ -92,12 +92,13 @@ def test_segment_over_ipv6():
     assert w.mib["Ip6OutRequests"] == 1
 
 
-def test_options_of_the_socket_are_read_each_time():
+def test_options_of_the_socket_are_read_anew():
     w = World()
     sk = w.sock(PEER4)
     seen = []
     for name, value in (("tos", 8), ("ttl", 3), ("pmtudisc", PMTUDISC_DONT)):
         setattr(sk, name, value)
+        sk.ip_template = None  # as setsockopt does
         xmit(w, sk)
         (packet,) = map(Ip4, w.dev.take())
         seen.append((packet.tos, packet.ttl, packet.df))
@@ -169,7 +170,7 @@ def test_segment_over_the_mtu():
     assert xmit(w, sk, bytes(1461)) == DROPPED
     assert xmit(w, sk, bytes(3000), gso_size=1461) == DROPPED
     assert w.mib["IpFragFails"] == 2
-    sk.pmtudisc = PMTUDISC_DONT
+    sk.pmtudisc, sk.ip_template = PMTUDISC_DONT, None
     assert xmit(w, sk, b"z" * 1461) == TAKEN
     first, last = map(Ip4, w.dev.take())
     assert (first.more, last.more, last.offset, first.ident) == (True, False, 1480, last.ident)

@@ -73,7 +73,8 @@ _MAX_LEN = 65535
 
 
 class Template:
-    """The constant part of one socket's IP header, and what it was made for."""
+    """The constant part of one socket's IP header. Whoever changes an address or an IP
+    option of the socket takes it away (`sk.ip_template = None`)."""
 
     __slots__ = (
         "addrs",
@@ -83,21 +84,13 @@ class Template:
         "frag",
         "hops",
         "locked",
-        "pmtudisc",
-        "saddr",
         "sum",
-        "tos",
-        "ttl",
         "version",
     )
 
     def __init__(self, sk: Sock, dst: Dst, ttl: int, flow: int) -> None:
         self.dst = dst
         self.version = dst.version
-        self.saddr = sk.saddr
-        self.tos = sk.tos
-        self.ttl = sk.ttl
-        self.pmtudisc = sk.pmtudisc
         self.locked = dst.pmtu_locked
         self.addrs = sk.saddr + sk.daddr
         self.csum_offset = _CSUM_OFFSET[sk.protocol]
@@ -158,10 +151,6 @@ class IpOutput(Net):
             or t.dst is not sk.dst
             or t.dst.obsolete
             or t.locked is not t.dst.pmtu_locked
-            or t.tos != sk.tos
-            or t.ttl != sk.ttl
-            or t.pmtudisc != sk.pmtudisc
-            or t.saddr is not sk.saddr
         ):
             t = self._make_template(sk)
             if t is None:

@@ -29,7 +29,7 @@ def rx_truesize(ip_len: int, gso_size: int = 0) -> int:
     `wire.packet.Frame`."""
     if gso_size:
         return TX_OVERHEAD + (ip_len - _MERGED_HEADERS + 4095 & ~4095)
-    return tx_truesize(ip_len)
+    return TX_OVERHEAD if ip_len <= _SMALL_LIMIT else tx_truesize(ip_len)
 
 
 def tx_truesize(ip_len: int) -> int:

@@ -48,10 +48,11 @@ class Waiter(Protocol):
 class WaitQueue:
     """The parties waiting on one socket, first come first woken."""
 
-    __slots__ = ("waiters",)
+    __slots__ = ("forever", "waiters")
 
     def __init__(self) -> None:
         self.waiters: list[Waiter] = []
+        self.forever = Wait(self, None)  # the usual wait: no deadline, not exclusive
 
     def add(self, waiter: Waiter) -> None:
         self.waiters.append(waiter)

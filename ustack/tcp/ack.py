@@ -124,7 +124,10 @@ def _account(
             st.num_dupack = seg.segs
         fastretrans_alert(sk, st, now)
     if st.flag & FLAG_SET_XMIT_TIMER:
-        _set_xmit_timer(sk, now)
+        if not sk.packets_out:
+            clear_xmit_timer(sk)
+        elif not schedule_loss_probe(sk, True, now):
+            rearm_rto(sk, now)
     generate(sk, st, sk.delivered - delivered, sk.lost - lost)
     _cong_control(sk, st, sk.lost - lost)
     if st.retransmit:
@@ -325,14 +328,6 @@ def _after_clean(sk: TcpSock, st: AckState, prior_fack: int, rtt_valid: bool) ->
         remove_reno_sacks(sk, st.pkts_acked)
     elif st.low_acked < prior_fack:
         rack.check_sack_reordering(sk, st.low_acked, prior_fack)
-
-
-def _set_xmit_timer(sk: TcpSock, now: int) -> None:
-    """After progress: a probe if this connection uses them, else the RTO."""
-    if not sk.packets_out:
-        clear_xmit_timer(sk)
-    elif not schedule_loss_probe(sk, True, now):
-        rearm_rto(sk, now)
 
 
 # -- how much may fly ----------------------------------------------------------------------

@@ -22,49 +22,28 @@ FLAG_CA_ALERT = FLAG_DATA_SACKED | FLAG_DSACKING_ACK
 
 
 class AckState:
-    """Numbers gathered while one ACK is processed. Times are ns, 0 or -1 if none."""
+    """Numbers gathered while one ACK is processed. Times are ns, 0 or -1 if none.
 
-    __slots__ = (
-        "ack",
-        "acked_sacked",
-        "dsack_tlp",
-        "first_sackt",
-        "flag",
-        "is_app_limited",
-        "last_sackt",
-        "low_acked",
-        "now",
-        "num_dupack",
-        "pkts_acked",
-        "prior_delivered",
-        "prior_delivered_at",
-        "prior_in_flight",
-        "prior_tx",
-        "rate_interval_us",
-        "reord",
-        "retransmit",
-        "rtt_us",
-        "send_interval",
-    )
+    Most ACKs touch few of them: the defaults live in the class, and there are no slots.
+    """
+
+    flag = 0
+    first_sackt = last_sackt = 0
+    num_dupack = 0
+    pkts_acked = 0
+    acked_sacked = 0  # packets newly delivered by this ACK
+    rtt_us = -1
+    retransmit = False  # recovery wants lost data resent, then new data
+    dsack_tlp = False
+    # the newest delivered entry's snapshot, for the rate sample
+    prior_delivered = 0
+    prior_delivered_at = 0
+    send_interval = 0
+    is_app_limited = False
 
     def __init__(self, ack: int, now: int, snd_nxt: int, in_flight: int) -> None:
         self.ack = ack
         self.now = now
-        self.flag = 0
         self.reord = snd_nxt  # lowest sequence SACKed late, never retransmitted
         self.low_acked = snd_nxt  # lowest acknowledged, never retransmitted nor SACKed
         self.prior_in_flight = in_flight
-        self.first_sackt = self.last_sackt = 0
-        self.num_dupack = 0
-        self.pkts_acked = 0
-        self.acked_sacked = 0  # packets newly delivered by this ACK
-        self.rtt_us = -1
-        self.retransmit = False  # recovery wants lost data resent, then new data
-        self.dsack_tlp = False
-        # the newest delivered entry's snapshot, for the rate sample
-        self.prior_delivered = 0
-        self.prior_delivered_at = 0
-        self.prior_tx = 0
-        self.send_interval = 0
-        self.rate_interval_us = 0
-        self.is_app_limited = False

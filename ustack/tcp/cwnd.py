@@ -11,13 +11,15 @@ Sources: Linux `tcp_cwnd_reduction`, `tcp_enter_cwr`, `tcp_cwnd_validate`,
 
 from __future__ import annotations
 
+from ustack.tcp import chrono
 from ustack.tcp.congestion.base import (
     EVENT_COMPLETE_CWR,
     EVENT_CWND_RESTART,
     INFINITE_SSTHRESH,
 )
+from ustack.tcp.skb import EVER_RETRANS
 from ustack.tcp.sock import TCP_INIT_CWND, TcpSock
-from ustack.tcp.state import CA_CWR, CA_OPEN, CA_RECOVERY
+from ustack.tcp.state import CA_CWR, CA_DISORDER, CA_OPEN, CA_RECOVERY, CLOSE_WAIT, ESTABLISHED
 from ustack.tcp.timers import rto_ns
 
 
@@ -86,10 +88,17 @@ def enter_cwr(sk: TcpSock) -> None:
 
 def try_keep_open(sk: TcpSock) -> None:
     """Back to Open, or to Disorder while something is still SACKed or lost."""
-    state = 1 if sk.sacked_out or sk.lost_out or sk.retrans_out else CA_OPEN
+    left_out = sk.sacked_out or sk.lost_out or any_retrans_done(sk)
+    state = CA_DISORDER if left_out else CA_OPEN
     if sk.ca_state != state:
         set_ca_state(sk, state)
         sk.high_seq = sk.snd_nxt
+
+
+def any_retrans_done(sk: TcpSock) -> bool:
+    """Is something in flight that was retransmitted? (`tcp_any_retrans_done`)"""
+    head = sk.rtx_queue.first
+    return bool(sk.retrans_out or (head is not None and head.sacked & EVER_RETRANS))
 
 
 def in_cwnd_reduction(sk: TcpSock) -> bool:
@@ -99,21 +108,27 @@ def in_cwnd_reduction(sk: TcpSock) -> bool:
 def cwnd_validate(sk: TcpSock, is_cwnd_limited: bool, now: int) -> None:
     """After sending: was it the congestion window that stopped us? (rule D-45)"""
     if (
-        sk.snd_una >= sk.cwnd_usage_seq
-        or (is_cwnd_limited and not sk.is_cwnd_limited)
-        or (is_cwnd_limited == sk.is_cwnd_limited and sk.packets_out > sk.max_packets_out)
+        is_cwnd_limited
+        or sk.snd_una >= sk.cwnd_usage_seq
+        or (not sk.is_cwnd_limited and sk.packets_out > sk.max_packets_out)
     ):
         sk.is_cwnd_limited = is_cwnd_limited
         sk.max_packets_out = sk.packets_out
         sk.cwnd_usage_seq = sk.snd_nxt
     if sk.is_cwnd_limited or is_cwnd_limited_now(sk):
+        sk.snd_cwnd_used = 0
         sk.snd_cwnd_stamp = now
-    elif (
+        return
+    if sk.packets_out > sk.snd_cwnd_used:
+        sk.snd_cwnd_used = sk.packets_out
+    if (
         sk.net.sysctl.tcp_slow_start_after_idle
         and now - sk.snd_cwnd_stamp >= sk.rtt.rto_us * 1000
         and not sk.cc.has_cong_control
     ):
         _cwnd_application_limited(sk, now)
+    if sk.nospace and not sk.write_queue and sk.state in (ESTABLISHED, CLOSE_WAIT):
+        chrono.start(sk, chrono.SNDBUF_LIMITED, now)  # all is out, and more would like to be
 
 
 def is_cwnd_limited_now(sk: TcpSock) -> bool:
@@ -127,12 +142,12 @@ def is_cwnd_limited_now(sk: TcpSock) -> bool:
 def _cwnd_application_limited(sk: TcpSock, now: int) -> None:
     """An RTO passed without filling the window: forget half of what was not used."""
     cc = sk.cc
-    if sk.ca_state == CA_OPEN and not sk.nospace:
-        used = max(sk.max_packets_out, init_cwnd(sk))
+    if sk.ca_state == CA_OPEN and not sk.nospace and not sk.dead:
+        used = max(sk.snd_cwnd_used, init_cwnd(sk))
         if used < cc.snd_cwnd:
             cc.snd_ssthresh = current_ssthresh(sk)
             cc.snd_cwnd = (cc.snd_cwnd + used) >> 1
-        sk.max_packets_out = 0
+        sk.snd_cwnd_used = 0
     sk.snd_cwnd_stamp = now
 
 
@@ -176,4 +191,4 @@ def _cwnd_restart(sk: TcpSock, idle: int, rto: int, now: int) -> None:
         idle -= rto
     cc.snd_cwnd = max(cwnd, restart)
     sk.snd_cwnd_stamp = now
-    sk.max_packets_out = 0
+    sk.snd_cwnd_used = 0

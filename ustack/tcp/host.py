@@ -27,15 +27,15 @@ from ustack.tcp.congestion.base import AckSample, CongestionControl
 from ustack.tcp.congestion.registry import registry
 from ustack.tcp.input import rcv
 from ustack.tcp.listen import Request, conn_request, listen_input
-from ustack.tcp.output import push_pending_frames
 from ustack.tcp.proto import TcpProto
+from ustack.tcp.retransmit import tsq_write
 from ustack.tcp.segment import Segment
 from ustack.tcp.sock import TcpSock
 from ustack.tcp.timewait import TW_ACK, TW_RST, TW_SYN, TimeWait
 from ustack.wire.checksum import verify
 from ustack.wire.packet import IPPROTO_TCP, RxPacket
 from ustack.wire.seq import MASK
-from ustack.wire.tcp import ACK, RST, build
+from ustack.wire.tcp import ACK, RST, SYN, build, parse_options
 
 if TYPE_CHECKING:
     Owner: TypeAlias = TcpSock | Request | TimeWait
@@ -115,6 +115,7 @@ class TcpHost:
         """Make a connection findable."""
         sk.key = self.key_of(sk, sk.sport)
         sk.csum_base = self.pseudo_base(sk.saddr, sk.daddr)
+        sk.ip_template = None
         self.established[sk.key] = sk
 
     def unhash(self, sk: TcpSock) -> None:
@@ -197,7 +198,10 @@ class TcpHost:
                 values["TcpInCsumErrors"] += 1
                 self._bad(rx, "TCP_CSUM")
                 return
-        seg.parse_options()
+        options_at = rx.l4 + 20
+        if seg.data_off != options_at:
+            syn = seg.flags & SYN != 0
+            seg.options = parse_options(rx.buf, options_at, seg.data_off, syn)
         key = rx.src + rx.dst + rx.buf[rx.l4 : rx.l4 + 4]
         owner = self.established.get(key)
         if type(owner) is TcpSock:
@@ -270,8 +274,8 @@ class TcpHost:
 
     def tx_done(self, sk: TcpSock, now: int) -> None:
         """The device queue has drained a little: small queues and autocorking let go."""
-        if sk.write_queue:
-            push_pending_frames(sk, now)
+        if sk.tsq_throttled:
+            tsq_write(sk, now)
 
 
 def _score(sk: TcpSock, rx: RxPacket) -> int:

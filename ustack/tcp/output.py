@@ -144,7 +144,7 @@ def nagle_test(sk: TcpSock, skb: Skb, mss_now: int, nonagle: int) -> bool:
     """May `skb`, one segment or less, go now? (`tcp_nagle_test`)"""
     if skb.len >= mss_now or nonagle & NAGLE_PUSH or sk.snd_una != sk.snd_up or skb.flags & FIN:
         return True
-    return not nagle_check(sk, skb.len < mss_now, nonagle)
+    return not nagle_check(sk, True, nonagle)
 
 
 def pacing_test(sk: TcpSock) -> bool:
@@ -153,13 +153,17 @@ def pacing_test(sk: TcpSock) -> bool:
     return not sk.cc.needs_pacing or sk.timers[T_PACING] >= 1 << 62
 
 
-def small_queue_test(sk: TcpSock, skb: Skb) -> bool:
-    """False if the device still holds enough of this connection (rule A-33, TSQ)."""
+def small_queue_test(sk: TcpSock, skb: Skb, factor: int = 0) -> bool:
+    """False if the device still holds enough of this connection (rule A-33, TSQ); twice as
+    much for each `factor`. When it has let go of some, `retransmit.tsq_write` goes on."""
     if not sk.wmem_alloc:
         return True
     limit = max(2 * (skb.len + TX_OVERHEAD), sk.pacing_rate >> 10)
-    limit = min(limit, sk.net.sysctl.tcp_limit_output_bytes)
-    return sk.wmem_alloc <= limit or len(sk.rtx_queue) <= 1
+    limit = min(limit, sk.net.sysctl.tcp_limit_output_bytes) << factor
+    if sk.wmem_alloc <= limit or len(sk.rtx_queue) <= 1:
+        return True
+    sk.tsq_throttled = True
+    return False
 
 
 # -- cutting -------------------------------------------------------------------------------
@@ -189,9 +193,10 @@ def split(skb: Skb, nbytes: int) -> Skb:
     rear.parts, skb.parts = skb.parts, front_parts
     rear.len, skb.len = skb.len, nbytes
     rear.eor, skb.eor = skb.eor, False
-    rear.tx_time, rear.sacked = skb.tx_time, skb.sacked
-    rear.first_tx, rear.is_app_limited = skb.first_tx, skb.is_app_limited
-    rear.tx_delivered, rear.tx_delivered_at = skb.tx_delivered, skb.tx_delivered_at
+    if skb.tx_time:
+        rear.tx_time, rear.sacked = skb.tx_time, skb.sacked
+        rear.first_tx, rear.is_app_limited = skb.first_tx, skb.is_app_limited
+        rear.tx_delivered, rear.tx_delivered_at = skb.tx_delivered, skb.tx_delivered_at
     skb.end_seq = rear.seq
     skb.flags &= ~(FIN | PSH)
     return rear
@@ -259,6 +264,8 @@ def write_xmit(sk: TcpSock, mss_now: int, nonagle: int, push_one: int, now: int)
             enter_cwr(sk)
             break
         event_new_data_sent(sk, skb, now)
+        if skb.len < skb.pcount * mss_now:
+            sk.snd_sml = skb.end_seq  # Minshall: the last small segment sent
         sent += skb.pcount
         if push_one:
             break
@@ -267,11 +274,10 @@ def write_xmit(sk: TcpSock, mss_now: int, nonagle: int, push_one: int, now: int)
     return _after_xmit(sk, sent, cwnd_limited, rwnd_limited, now)
 
 
-def _fill(sk: TcpSock, skb: Skb, quota: int, mss_now: int) -> int:
-    """Segments that one burst may have: about 1 ms at the pacing rate (rule A-31). What
-    the head lacks of that it takes from the entry behind."""
+def burst_segs(sk: TcpSock, mss_now: int) -> int:
+    """Segments that one burst may have: about 1 ms at the pacing rate (rule A-31)."""
     sysctl = sk.net.sysctl
-    max_segs = tso_segs(
+    return tso_segs(
         sk.pacing_rate,
         sk.min_rtt.value,
         mss_now,
@@ -279,6 +285,12 @@ def _fill(sk: TcpSock, skb: Skb, quota: int, mss_now: int) -> int:
         GSO_MAX_SIZE,
         sysctl.tcp_tso_rtt_log,
     )
+
+
+def _fill(sk: TcpSock, skb: Skb, quota: int, mss_now: int) -> int:
+    """The segments of this burst. What the head lacks of that it takes from the entry
+    behind."""
+    max_segs = burst_segs(sk, mss_now)
     if quota > max_segs:
         quota = max_segs
     if quota * mss_now > skb.len:
@@ -335,8 +347,6 @@ def event_new_data_sent(sk: TcpSock, skb: Skb, now: int) -> None:
     sk.rtx_queue.append(skb)
     sk.packets_out += skb.pcount
     sk.net.mib.values["TcpExtTCPOrigDataSent"] += skb.pcount
-    if skb.len % skb.gso_size:
-        sk.snd_sml = skb.end_seq  # Minshall: the last small segment sent
     if sk.nospace:
         check_space(sk, now)
 
@@ -347,22 +357,25 @@ def event_new_data_sent(sk: TcpSock, skb: Skb, now: int) -> None:
 def check_space(sk: TcpSock, now: int) -> None:
     """Room may have appeared for a blocked writer (rule A-12, `tcp_check_space`)."""
     if sk.nospace:
-        sndbuf_expand(sk)
+        if sndbuf_expand(sk):
+            sk.snd_cwnd_stamp = now
         if sk.is_writeable():
             sk.write_space()
             chrono.stop(sk, chrono.SNDBUF_LIMITED, now)
 
 
-def sndbuf_expand(sk: TcpSock, initial: bool = False) -> None:
-    """Auto-tune SO_SNDBUF to the congestion window (rule A-13, `tcp_sndbuf_expand`)."""
+def sndbuf_expand(sk: TcpSock, initial: bool = False) -> bool:
+    """Auto-tune SO_SNDBUF to the congestion window (rule A-13, `tcp_sndbuf_expand`); false
+    if it is fixed, or the window full."""
     if sk.userlocks & SNDBUF_LOCK or not (initial or sk.in_flight < sk.cc.snd_cwnd):
-        return
+        return False
     per_mss = max(sk.mss_clamp, sk.mss_cache) + 192 + 320
     per_mss = (1 << (per_mss - 1).bit_length()) + 256
     segments = max(10, sk.cc.snd_cwnd, sk.reordering + 1)
     want = sk.cc.sndbuf_expand * segments * per_mss
     if sk.sndbuf < want:
         sk.sndbuf = min(want, sk.net.sysctl.tcp_wmem[2])
+    return True
 
 
 # -- pushing -------------------------------------------------------------------------------

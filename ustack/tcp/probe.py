@@ -19,8 +19,7 @@ from ustack.tcp.output import (
     tso_fragment,
     write_xmit,
 )
-from ustack.tcp.retransmit import fragment, retransmit_skb
-from ustack.tcp.skb import EVER_RETRANS, SACKED_RETRANS
+from ustack.tcp.retransmit import fragment, resend
 from ustack.tcp.sock import NAGLE_OFF, TcpSock
 from ustack.tcp.timers import rearm_rto
 from ustack.tcp.transmit import send_probe_ack, transmit_skb
@@ -51,11 +50,11 @@ def send_loss_probe(sk: TcpSock, now: int) -> bool:
 def _resend_last_segment(sk: TcpSock, mss_now: int, now: int) -> bool:
     """The TLP retransmission: one segment from the end of the queue."""
     tail = sk.rtx_queue.tail()
-    if tail is None or (tail.sacked & (SACKED_RETRANS | EVER_RETRANS) and sk.retrans_out):
+    if tail is None:
         return False
     if tail.pcount > 1 and tail.len > (tail.pcount - 1) * mss_now:
         tail = fragment(sk, tail, (tail.pcount - 1) * mss_now, mss_now)
-    if not retransmit_skb(sk, tail, 1, now):
+    if not resend(sk, tail, 1, now):
         return False
     sk.tlp_retrans = True
     return True
@@ -63,21 +62,21 @@ def _resend_last_segment(sk: TcpSock, mss_now: int, now: int) -> bool:
 
 def write_wakeup(sk: TcpSock, now: int) -> bool:
     """Zero-window probe (rule A-50, `tcp_write_wakeup`): real data if the window admits a
-    byte of it, else an empty ACK that the peer must answer. True if data was sent."""
+    byte of it, else an empty ACK that the peer must answer. False if the device dropped
+    the data."""
     skb = sk.send_head
     if skb is None or not skb.seq < sk.wnd_end:
         if sk.snd_una != sk.snd_up and sk.snd_una + 1 <= sk.snd_up <= sk.snd_una + 0xFFFF:
             send_probe_ack(sk, True, now)
         send_probe_ack(sk, False, now)
-        return False
+        return True
     mss_now = current_mss(sk, now)
     room = sk.wnd_end - skb.seq
     sk.pushed_seq = max(sk.pushed_seq, skb.end_seq)
     if room < skb.end_seq - skb.seq or skb.len > mss_now:
         room = min(room, mss_now)
         skb.flags |= PSH
-        if skb.len > room:
-            tso_fragment(sk, skb, room, mss_now)
+        tso_fragment(sk, skb, room, mss_now)  # even if all that stays behind is a FIN
     skb.flags |= PSH
     skb.set_pcount(mss_now)
     if transmit_skb(sk, skb, now) == DROPPED:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from errno import EADDRNOTAVAIL, EAFNOSUPPORT, EINVAL, ENOTTY
+from typing import Any, cast
 
 from ustack.sock.addr import is_multicast, normalize
 from ustack.sock.errors import error
 from ustack.sock.options import SOL_TCP, get_common, set_common, unknown_option
-from ustack.sock.proto import Address, Cmsg
+from ustack.sock.proto import Address
 from ustack.sock.sock import (
     AF_INET6,
     BINDADDR_LOCK,
@@ -15,7 +16,6 @@ from ustack.sock.sock import (
     RCV_SHUTDOWN,
     SEND_SHUTDOWN,
     SHUTDOWN_MASK,
-    RecvMsg,
     Sock,
 )
 from ustack.sock.wait import (
@@ -33,7 +33,6 @@ from ustack.tcp import handshake, lifecycle, listen, options, recvmsg, sendmsg
 from ustack.tcp.data import epollin_ready
 from ustack.tcp.sock import URG_VALID, TcpSock
 from ustack.tcp.state import CLOSE, LISTEN, SYN_RECV, SYN_SENT
-from ustack.wire.packet import Buffer
 
 SIOCINQ, SIOCOUTQ, SIOCOUTQNSD, SIOCATMARK = 0x541B, 0x5411, 0x894B, 0x8905
 
@@ -70,19 +69,9 @@ class TcpProto:
     def connect(self, sk: Sock, addr: Address | None, now: int) -> None | Op[None]:
         return handshake.connect(_tcp(sk), addr, now)
 
-    def sendmsg(
-        self,
-        sk: Sock,
-        data: Buffer,
-        flags: int,
-        now: int,
-        addr: Address | None = None,
-        control: tuple[Cmsg, ...] = (),
-    ) -> int | Op[int]:
-        return sendmsg.sendmsg(_tcp(sk), data, flags, now, addr, control)
-
-    def recvmsg(self, sk: Sock, length: int, flags: int, now: int) -> RecvMsg | Op[RecvMsg]:
-        return recvmsg.recvmsg(_tcp(sk), length, flags, now)
+    # the packet path: straight to the functions, which take a TcpSock
+    sendmsg = staticmethod(cast("Any", sendmsg.sendmsg))
+    recvmsg = staticmethod(cast("Any", recvmsg.recvmsg))
 
     def shutdown(self, sk: Sock, how: int, now: int) -> None:
         lifecycle.shutdown(_tcp(sk), how, now)

@@ -22,7 +22,7 @@ from ustack.tcp.state import CA_RECOVERY
 from ustack.tcp.timers import reset_xmit_timer, rto_ns
 
 _TIMER_SLACK = 2_000_000  # ns added to the reordering timer (TCP_TIMEOUT_MIN_US)
-_REO_WND_PERSIST = 16  # recoveries that a widened allowance survives
+REO_WND_PERSIST = 16  # recoveries that a widened allowance survives
 
 
 def advance(sk: TcpSock, skb: Skb, now: int) -> None:
@@ -95,24 +95,30 @@ def detect_loss(sk: TcpSock, now: int) -> int:
     return wait
 
 
-def mark_lost(sk: TcpSock, now: int) -> None:
-    """After an ACK that moved the reference point (`tcp_rack_mark_lost`)."""
+def mark_lost(sk: TcpSock, now: int) -> bool:
+    """After an ACK that moved the reference point: true if the reordering timer now runs
+    (`tcp_rack_mark_lost`)."""
     if not sk.rack_advanced:
-        return
+        return False
     sk.rack_advanced = False
     wait = detect_loss(sk, now)
     if wait:
         reset_xmit_timer(sk, PENDING_REO, now + min(wait + _TIMER_SLACK, rto_ns(sk)))
+    return wait > 0
 
 
 def update_reo_wnd(sk: TcpSock, delivered_before: int) -> None:
     """Widen the allowance after a DSACK, once a round trip; narrow it again after a while
     (`tcp_rack_update_reo_wnd`)."""
-    if sk.dsack_seen and delivered_before >= sk.last_delivered:
+    if not delivered_before:
+        return
+    if delivered_before < sk.last_delivered:
+        sk.dsack_seen = False  # no round trip has passed since the last widening
+    if sk.dsack_seen:
         sk.dsack_seen = False
         sk.reo_wnd_steps = min(0xFF, sk.reo_wnd_steps + 1)
         sk.last_delivered = sk.delivered
-        sk.reo_wnd_persist = _REO_WND_PERSIST
+        sk.reo_wnd_persist = REO_WND_PERSIST
     elif not sk.reo_wnd_persist:
         sk.reo_wnd_steps = 1
 

@@ -13,20 +13,21 @@ from __future__ import annotations
 
 from ustack.tcp.ackstate import AckState
 from ustack.tcp.rtt import NO_RTT
-from ustack.tcp.skb import Skb
+from ustack.tcp.skb import SACKED_ACKED, Skb
 from ustack.tcp.sock import TcpSock
 
 
 def skb_delivered(sk: TcpSock, skb: Skb, st: AckState) -> None:
     """`skb`, whose snapshot is unused (`tx_delivered_at`), has been (S)ACKed: the most
     recently sent one gives the sample."""
-    if not st.prior_delivered_at or skb.tx_delivered >= st.prior_delivered:
+    if not st.prior_delivered_at or skb.tx_time > sk.first_tx:
         st.prior_delivered = skb.tx_delivered
         st.prior_delivered_at = skb.tx_delivered_at
         st.is_app_limited = skb.is_app_limited
         st.send_interval = skb.tx_time - skb.first_tx
         sk.first_tx = skb.tx_time
-    skb.tx_delivered_at = 0  # one sample an entry
+    if skb.sacked & SACKED_ACKED:
+        skb.tx_delivered_at = 0  # not again when it is acknowledged
 
 
 def generate(sk: TcpSock, st: AckState, delivered: int, lost: int) -> None:
@@ -44,7 +45,6 @@ def generate(sk: TcpSock, st: AckState, delivered: int, lost: int) -> None:
     min_rtt = sk.min_rtt.value
     if not interval_us or (interval_us < min_rtt and min_rtt != NO_RTT):
         return
-    st.rate_interval_us = interval_us
     if not st.is_app_limited or count * sk.rate_interval_us >= sk.rate_delivered * interval_us:
         sk.rate_delivered = count
         sk.rate_interval_us = interval_us

@@ -44,15 +44,20 @@ SOL_TCP = 6
 URG_READ = 0x400
 
 
-class _Read:
-    """One receive call in progress: what the kernel's loop carries in local variables."""
+class _Read(RecvMsg):
+    """One receive call in progress: what the kernel's loop carries in local variables, and
+    the message that it will return."""
 
-    __slots__ = ("flags", "left", "msg", "peek_seq", "peeking", "target", "urg_stop")
+    __slots__ = ("call_flags", "left", "peek_seq", "peeking", "target")
 
     def __init__(self, sk: TcpSock, length: int, flags: int) -> None:
-        self.msg = RecvMsg()
+        self.chunks = []
+        self.len = 0
+        self.flags = 0
+        self.control = []
+        self.addr = None
         self.left = length
-        self.flags = flags
+        self.call_flags = flags
         self.peeking = bool(flags & MSG_PEEK)
         self.peek_seq = sk.copied_seq
         if self.peeking and sk.peek_off >= 0:
@@ -61,7 +66,6 @@ class _Read:
         if target > length or flags & MSG_WAITALL:
             target = length
         self.target = target or 1
-        self.urg_stop = False
 
 
 def recvmsg(sk: TcpSock, length: int, flags: int, now: int) -> RecvMsg | Op[RecvMsg]:
@@ -81,16 +85,17 @@ def recvmsg(sk: TcpSock, length: int, flags: int, now: int) -> RecvMsg | Op[Recv
 
 def _recv_blocking(sk: TcpSock, read: _Read, now: int, deadline: int | None) -> Op[RecvMsg]:
     """Sleep and look again until `_pass` is content (rule B-7)."""
+    forever = sk.wait_queue.forever
     try:
         while True:
-            if sk.ack_pending or read.msg.len:
-                cleanup_rbuf(sk, 0 if read.peeking else read.msg.len, now)
-            now = yield Wait(sk.wait_queue, deadline)
+            if sk.ack_pending or read.len:
+                cleanup_rbuf(sk, 0 if read.peeking else read.len, now)
+            now = yield forever if deadline is None else Wait(sk.wait_queue, deadline)
             may_wait = deadline is None or now < deadline
             if _pass(sk, read, now, may_wait):
                 return _finish(sk, read, now)
     except Interrupted:
-        if not read.msg.len:
+        if not read.len:
             raise
     return _finish(sk, read, now)
 
@@ -99,7 +104,7 @@ def _pass(sk: TcpSock, read: _Read, now: int, may_wait: bool) -> bool:
     """Take what is there; true if the call is to return. Raises its error (B-4, B-5)."""
     if _take(sk, read, now):
         return True
-    copied = read.msg.len
+    copied = read.len
     if copied:
         return (
             copied >= read.target
@@ -127,7 +132,7 @@ def _take(sk: TcpSock, read: _Read, now: int) -> bool:
     queue = sk.receive_queue
     while read.left:
         seq = read.peek_seq if read.peeking else sk.copied_seq
-        if sk.urg_data and sk.urg_seq == seq and read.msg.len:
+        if sk.urg_data and sk.urg_seq == seq and read.len:
             return True  # a read stops short of the urgent byte
         found = queue.find(seq)
         if found is None:
@@ -149,7 +154,7 @@ def _take(sk: TcpSock, read: _Read, now: int) -> bool:
             return True
         if not read.peeking:
             sk.rmem_alloc -= queue.eat().truesize
-    return read.msg.len > 0 or _has_something(sk, read)
+    return read.len > 0 or _has_something(sk, read)
 
 
 def _has_something(sk: TcpSock, read: _Read) -> bool:
@@ -169,10 +174,10 @@ def _copy(sk: TcpSock, read: _Read, data: memoryview, offset: int, avail: int, s
             elif not sk.oobinline:
                 _advance(sk, read, 1)  # skip the byte; it is read with MSG_OOB
                 return
-    if not read.flags & MSG_TRUNC:
+    if not read.call_flags & MSG_TRUNC:
         whole = used == len(data)
-        read.msg.chunks.append(data if whole else data[offset : offset + used])
-    read.msg.len += used
+        read.chunks.append(data if whole else data[offset : offset + used])
+    read.len += used
     read.left -= used
     _advance(sk, read, used)
 
@@ -188,7 +193,7 @@ def _advance(sk: TcpSock, read: _Read, n: int) -> None:
 
 def _finish(sk: TcpSock, read: _Read, now: int) -> RecvMsg:
     """Account for the read: ACK or window update, peek offset, control messages."""
-    msg = read.msg
+    msg = read
     if read.peeking:
         if sk.peek_off >= 0:
             sk.peek_off += msg.len

@@ -14,10 +14,17 @@ from __future__ import annotations
 
 from ustack.sock.truesize import TX_OVERHEAD
 from ustack.tcp.cwnd import in_cwnd_reduction
-from ustack.tcp.output import current_mss, split
+from ustack.tcp.output import burst_segs, current_mss, push_pending_frames, small_queue_test, split
 from ustack.tcp.skb import EVER_RETRANS, LOST, MAX_PARTS, SACKED_ACKED, SACKED_RETRANS, Skb
 from ustack.tcp.sock import PENDING_REO, PENDING_RETRANS, TcpSock
-from ustack.tcp.state import CA_LOSS
+from ustack.tcp.state import (
+    CA_LOSS,
+    CLOSE_WAIT,
+    CLOSING,
+    ESTABLISHED,
+    FIN_WAIT1,
+    LAST_ACK,
+)
 from ustack.tcp.timers import reset_xmit_timer, rto_ns
 from ustack.tcp.transmit import transmit_skb
 from ustack.wire.packet import DROPPED
@@ -53,35 +60,46 @@ def adjust_pcount(sk: TcpSock, skb: Skb, decr: int) -> None:
 
 
 def retransmit_skb(sk: TcpSock, skb: Skb, segs: int, now: int) -> bool:
-    """Send `skb` again, at most `segs` segments of it; false if that is not possible."""
+    """Send `skb` again, at most `segs` segments of it, and count it as in flight once more;
+    false if that is not possible (`tcp_retransmit_skb`)."""
+    sent = resend(sk, skb, segs, now)
+    if sent:
+        skb.sacked |= SACKED_RETRANS
+        sk.retrans_out += skb.pcount
+    if not sk.retrans_stamp:
+        sk.retrans_stamp = now  # of the first attempt, sent or not: giving up counts from it
+    return sent
+
+
+def resend(sk: TcpSock, skb: Skb, segs: int, now: int) -> bool:
+    """Send `skb` again as it is needed now: trimmed, cut or filled up. A tail loss probe
+    stops here, it is no answer to a loss (`__tcp_retransmit_skb`)."""
     if skb.flags & SYN == 0 and skb.seq < sk.snd_una < skb.end_seq:
         trim_head(sk, skb, sk.snd_una - skb.seq)
     mss_now = current_mss(sk, now)
     room = sk.wnd_end - skb.seq
-    if room <= 0 and skb.seq != sk.snd_una:
-        return False  # the peer shrank its window; only the head may act as a probe
+    if room <= 0:
+        if skb.seq != sk.snd_una:
+            return False  # the peer shrank its window; only the head may act as a probe
+        room = mss_now
     nbytes = mss_now * segs
-    if 0 < room < skb.len:
-        nbytes = min(nbytes, max(room // mss_now, 1) * mss_now)
+    if nbytes > room:
+        nbytes = room - room % mss_now or room
     if skb.len > nbytes:
         fragment(sk, skb, nbytes, mss_now)
     else:
         _refresh_pcount(sk, skb, mss_now)
-        if skb.len < mss_now:
-            _try_collapse(sk, skb, mss_now)
+        room = min(room, mss_now)
+        if skb.len < room:
+            _try_collapse(sk, skb, room)
     sk.net.mib.values["TcpRetransSegs"] += skb.pcount
-    if transmit_skb(sk, skb, now) == DROPPED:
-        sk.net.mib.inc("TcpExtTCPRetransFail")
-        return False
     sk.total_retrans += skb.pcount
     sk.bytes_retrans += skb.len
-    if not sk.retrans_stamp:
-        sk.retrans_stamp = now
-    skb.sacked |= EVER_RETRANS
-    if not skb.sacked & SACKED_RETRANS:
-        skb.sacked |= SACKED_RETRANS
-        sk.retrans_out += skb.pcount
+    skb.sacked |= EVER_RETRANS  # also if it fails: its round trip can no longer be told
     sk.retransmit_high = max(sk.retransmit_high, skb.end_seq)
+    if transmit_skb(sk, skb, now) == DROPPED:
+        sk.net.mib.inc("TcpExtTCPRetransFail", skb.pcount)
+        return False
     return True
 
 
@@ -100,16 +118,17 @@ def _refresh_pcount(sk: TcpSock, skb: Skb, mss_now: int) -> None:
         adjust_pcount(sk, skb, old - skb.set_pcount(mss_now))
 
 
-def _try_collapse(sk: TcpSock, skb: Skb, mss_now: int) -> None:
-    """Merge small entries behind into one segment (`tcp_retrans_try_collapse`)."""
+def _try_collapse(sk: TcpSock, skb: Skb, space: int) -> None:
+    """Merge small entries behind, up to `space` bytes (`tcp_retrans_try_collapse`)."""
     if skb.flags & (SYN | FIN) or skb.sacked & SACKED_ACKED:
         return
-    while skb.len < mss_now and not skb.eor:
+    while skb.len < space and not skb.eor:
         behind = sk.rtx_queue.next_of(skb)
         if (
             behind is None
             or behind.sacked & SACKED_ACKED
-            or behind.len > mss_now - skb.len
+            or behind.pcount > 1
+            or behind.len > space - skb.len
             or behind.flags & SYN
             or behind.end_seq > sk.wnd_end
             or len(skb.parts) + len(behind.parts) > MAX_PARTS
@@ -136,14 +155,17 @@ def xmit_retransmit_queue(sk: TcpSock, now: int) -> None:
     if not sk.packets_out or not sk.lost_out > 0:
         return
     rearm = False
-    head = sk.rtx_queue.head()
+    head = sk.rtx_queue.first
+    max_segs = burst_segs(sk, current_mss(sk, now))
     for skb in sk.rtx_queue:
-        segs = sk.cc.snd_cwnd - sk.in_flight
-        if segs <= 0:
+        segs = min(sk.cc.snd_cwnd - sk.in_flight, max_segs)
+        if segs <= 0 or sk.retrans_out >= sk.lost_out:
             break
         sacked = skb.sacked
         if not sacked & LOST or sacked & (SACKED_ACKED | SACKED_RETRANS):
             continue
+        if sk.wmem_alloc and not small_queue_test(sk, skb, 1):
+            break
         if not retransmit_skb(sk, skb, segs, now):
             break
         name = "TcpExtTCPSlowStartRetrans" if sk.ca_state == CA_LOSS else "TcpExtTCPFastRetrans"
@@ -154,3 +176,12 @@ def xmit_retransmit_queue(sk: TcpSock, now: int) -> None:
             rearm = True
     if rearm:
         reset_xmit_timer(sk, PENDING_RETRANS, now + rto_ns(sk))
+
+
+def tsq_write(sk: TcpSock, now: int) -> None:
+    """The device has let go of packets that something waited for (`tcp_tsq_write`)."""
+    sk.tsq_throttled = False
+    if sk.state in (ESTABLISHED, FIN_WAIT1, CLOSING, CLOSE_WAIT, LAST_ACK):
+        if sk.lost_out > sk.retrans_out and sk.cc.snd_cwnd > sk.in_flight:
+            xmit_retransmit_queue(sk, now)
+        push_pending_frames(sk, now)

@@ -41,6 +41,18 @@ class SackList:
     def num_sacks(self) -> int:
         return len(self._blocks)
 
+    @property
+    def right_edge(self) -> int:
+        """Where the highest block ends. There must be one."""
+        return max(right for _, right in self._blocks)
+
+    def place_of(self, seq: int, end: int) -> int:
+        """The index of the first block that [seq, end) touches, their number if none."""
+        for i, (left, right) in enumerate(self._blocks):
+            if seq <= right and left <= end:
+                return i
+        return len(self._blocks)
+
     def new_ofo(self, seq: int, end: int) -> None:
         """Out-of-order data [seq, end) has arrived, new or not."""
         blocks = self._blocks

@@ -8,7 +8,7 @@ from ustack.sock.truesize import rx_truesize
 from ustack.tcp.recv_queue import RxSkb, spare_room
 from ustack.wire.packet import RxPacket
 from ustack.wire.seq import MASK
-from ustack.wire.tcp import EMPTY, FIN, SYN, TcpOptions, parse_options
+from ustack.wire.tcp import EMPTY, FIN, TcpOptions
 
 _HEADER = Struct("!HHLLHHHH")
 
@@ -64,12 +64,6 @@ class Segment:
         self.seq = self.end_seq = self.ack = 0
         self.options: TcpOptions = EMPTY
         self.truesize = 0
-
-    def parse_options(self) -> None:
-        """Read the options; the header length has been checked."""
-        start = self.rx.l4 + 20
-        if self.data_off != start:
-            self.options = parse_options(self.rx.buf, start, self.data_off, bool(self.flags & SYN))
 
     def place(self, rcv_nxt: int, snd_una: int) -> None:
         """Unwrap against a connection."""

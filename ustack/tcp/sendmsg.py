@@ -36,11 +36,19 @@ from ustack.sock.truesize import TX_OVERHEAD
 from ustack.sock.wait import Interrupted, Op, Wait
 from ustack.tcp import chrono
 from ustack.tcp.cwnd import slow_start_after_idle_check
-from ustack.tcp.output import current_mss, push_frames, push_one, xmit_size_goal
+from ustack.tcp.output import (
+    PUSH_ALL,
+    current_mss,
+    push_frames,
+    push_one,
+    write_xmit,
+    xmit_size_goal,
+)
 from ustack.tcp.rate import check_app_limited
 from ustack.tcp.skb import MAX_PARTS, Skb
 from ustack.tcp.sock import NAGLE_CORK, NAGLE_PUSH, TcpSock
 from ustack.tcp.state import CLOSE_WAIT, ESTABLISHED, SYN_RECV, SYN_SENT
+from ustack.tcp.timers import check_probe_timer
 from ustack.wire.packet import Buffer
 from ustack.wire.tcp import ACK, PSH
 
@@ -75,7 +83,9 @@ def sendmsg(
     view = memoryview(data)
     done = copy_in(sk, view, 0, flags, now)
     if done == len(view):
-        return _finish(sk, done, flags, now)
+        if done:
+            push(sk, flags, now)
+        return done
     budget = sk.wait_budget(sk.sndtimeo, flags)
     if not budget:
         return _would_block(sk, done, flags, now)
@@ -100,9 +110,9 @@ def _would_block(sk: TcpSock, done: int, flags: int, now: int) -> int:
     """No room and no time to wait: what was taken, else EAGAIN."""
     sk.nospace = True
     if done:
+        _push_before_sleeping(sk, flags, now)
         push(sk, flags, now)
         return done
-    chrono.start(sk, chrono.SNDBUF_LIMITED, now)
     if not sk.write_queue and not sk.rtx_queue:
         sk.write_space()  # nothing in the queues will ever wake an edge-triggered watcher
     raise would_block()
@@ -152,6 +162,8 @@ def _push_before_sleeping(sk: TcpSock, flags: int, now: int) -> None:
     """Everything queued may go, Nagle and cork or not (rule A-6)."""
     if sk.write_queue:
         _mark_push(sk)
+        if flags & MSG_OOB:
+            sk.snd_up = sk.write_seq
         push_frames(sk, current_mss(sk, now), NAGLE_PUSH, now)
 
 
@@ -162,7 +174,6 @@ def _wait_for_space(sk: TcpSock, done: int, now: int, deadline: int | None) -> O
         sk.nospace = True
         if deadline is not None and now >= deadline:
             raise would_block()
-        chrono.start(sk, chrono.SNDBUF_LIMITED, now)
         now = yield Wait(sk.wait_queue, deadline)
     _check_can_send(sk, done)
     return now
@@ -184,9 +195,8 @@ def copy_in(sk: TcpSock, view: memoryview, done: int, flags: int, now: int) -> i
     """Queue `view[done:]` as far as there is room; how far that was."""
     if sk.err or sk.shutdown & SEND_SHUTDOWN:
         _check_can_send(sk, done)
-    check_app_limited(sk)
-    if not sk.packets_out and now - sk.lsndtime > sk.rtt.rto_us * 1000:
-        slow_start_after_idle_check(sk, now)
+    if not done:
+        check_app_limited(sk)
     length = len(view)
     mss_now = current_mss(sk, now)
     goal = xmit_size_goal(sk, mss_now, not flags & MSG_OOB)
@@ -215,12 +225,15 @@ def _new_entry(sk: TcpSock, now: int) -> Skb:
     sk.write_queue.append(skb)
     sk.wmem_queued += TX_OVERHEAD
     sk.nonagle &= ~NAGLE_PUSH
+    if not sk.packets_out and now - sk.lsndtime > sk.rtt.rto_us * 1000:
+        slow_start_after_idle_check(sk, now)
     return skb
 
 
 def _append(sk: TcpSock, tail: Skb, view: memoryview, done: int, take: int) -> int:
     """Add `view[done:done+take]` to the tail; the new `done`."""
-    tail.flags &= ~PSH
+    if not done:
+        tail.flags &= ~PSH  # a new call: its own end is what is to be pushed
     if tail.parts and take < _SMALL:
         take = _append_small(sk, tail, view, done, take)
     else:
@@ -275,11 +288,11 @@ def _mark_push(sk: TcpSock) -> None:
 
 def push(sk: TcpSock, flags: int, now: int) -> None:
     """At the end of a send (rule A-20, `tcp_push`)."""
-    if flags & MSG_OOB:
-        sk.snd_up = sk.write_seq
     queue = sk.write_queue
     if not queue:
         return
+    if flags & MSG_OOB:
+        sk.snd_up = sk.write_seq
     tail = queue[-1]
     mss_now = current_mss(sk, now)
     if not flags & MSG_MORE or _forced_push(sk):
@@ -287,8 +300,10 @@ def push(sk: TcpSock, flags: int, now: int) -> None:
         sk.pushed_seq = sk.write_seq
     if sk.wmem_alloc and _should_autocork(sk, tail, xmit_size_goal(sk, mss_now, True)):
         sk.net.mib.inc("TcpExtTCPAutoCorking")
+        sk.tsq_throttled = True
         return
-    push_frames(sk, mss_now, NAGLE_CORK if flags & MSG_MORE else sk.nonagle, now)
+    if write_xmit(sk, mss_now, NAGLE_CORK if flags & MSG_MORE else sk.nonagle, PUSH_ALL, now):
+        check_probe_timer(sk, now)
 
 
 def _should_autocork(sk: TcpSock, tail: Skb, goal: int) -> bool:

@@ -21,7 +21,16 @@ MAX_PARTS = 17  # MAX_SKB_FRAGS; bounds the iovec of one write
 
 
 class Skb:
-    """`seq`..`end_seq` includes the SYN and FIN bits' sequence numbers; `len` does not."""
+    """`seq`..`end_seq` includes the SYN and FIN bits' sequence numbers; `len` does not.
+
+    The delivery rate snapshot (`first_tx`, `tx_delivered`, `tx_delivered_at`,
+    `is_app_limited`) exists once `tx_time` is set (`transmit_skb`).
+    """
+
+    first_tx: int
+    tx_delivered: int
+    tx_delivered_at: int
+    is_app_limited: bool
 
     __slots__ = (
         "end_seq",
@@ -53,11 +62,6 @@ class Skb:
         self.pcount = 0
         self.gso_size = 0  # the MSS that pcount was computed with
         self.tx_time = 0  # ns, last transmission; 0 if never sent
-        # delivery rate snapshot at transmission (`tcp_rate_skb_sent`)
-        self.first_tx = 0
-        self.tx_delivered = 0
-        self.tx_delivered_at = 0
-        self.is_app_limited = False
 
     def append(self, part: Buffer, extend_last: bool) -> None:
         """Add payload; `extend_last`: `part` is the last part, grown in place."""

@@ -78,6 +78,7 @@ class TcpSock(Sock):
         "reo_wnd_steps", "reo_wnd_persist", "dsack_seen", "last_delivered",
         # estimators and congestion control
         "rtt", "min_rtt", "cc", "ca_name", "max_packets_out", "cwnd_usage_seq", "is_cwnd_limited",
+        "snd_cwnd_used", "tsq_throttled",
         "snd_cwnd_stamp", "lsndtime", "last_tx", "pacing_rate", "delivered", "delivered_at",
         "first_tx", "app_limited", "lost", "rate_delivered", "rate_interval_us", "prior_ssthresh",
         # timers
@@ -192,6 +193,8 @@ class TcpSock(Sock):
         self.max_packets_out = 0
         self.cwnd_usage_seq = 0
         self.is_cwnd_limited = False
+        self.snd_cwnd_used = 0  # most packets out since the window was last judged
+        self.tsq_throttled = False  # something waits for the device to let go of packets
         self.snd_cwnd_stamp = self.lsndtime = self.last_tx = 0
         self.pacing_rate = 0
         self.delivered = self.delivered_at = self.first_tx = self.app_limited = self.lost = 0

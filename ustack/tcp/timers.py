@@ -30,6 +30,7 @@ from ustack.tcp.sock import (
 from ustack.tcp.state import CA_CWR, CA_OPEN
 
 TLP_MIN_GAP = 2 * MS  # added to two round trips (TCP_TIMEOUT_MIN_US)
+_PROBE0_BACKOFF_MAX = 10  # 200 ms doubled until it passes 120 s
 
 
 def reset_xmit_timer(sk: TcpSock, what: int, at: int) -> None:
@@ -80,31 +81,40 @@ def schedule_loss_probe(sk: TcpSock, advancing_rto: bool, now: int) -> bool:
     else:
         timeout = 1_000 * MS
     at = now + timeout
-    rto_at = now + sk.rtt.rto_us * 1000 if advancing_rto else _rto_expiry(sk, now)
-    reset_xmit_timer(sk, PENDING_LOSS_PROBE, at if at < rto_at else rto_at)
+    rto_at = now + sk.rtt.rto_us * 1000 if advancing_rto else _rto_expiry(sk)
+    sk.pending = PENDING_LOSS_PROBE
+    sk.arm(T_RETRANS, rto_at if now < rto_at < at else at)
     return True
 
 
-def _rto_expiry(sk: TcpSock, now: int) -> int:
+def _rto_expiry(sk: TcpSock) -> int:
     """When the RTO of the head of the queue falls due (`tcp_rto_delta_us`)."""
     head = sk.rtx_queue.first
-    if head is None:
-        return NEVER
-    at = head.tx_time + sk.rtt.rto_us * 1000
-    return at if at > now else now
+    return NEVER if head is None else head.tx_time + sk.rtt.rto_us * 1000
+
+
+def probe0_base(sk: TcpSock) -> int:
+    """The first zero-window probe interval in ns: RTO, at least 200 ms."""
+    return max(sk.rtt.rto_us, sk.net.sysctl.tcp_rto_min_us) * 1000
 
 
 def probe0_interval(sk: TcpSock) -> int:
-    """Zero-window probe interval in ns: RTO, at least 200 ms, doubling (rule A-50)."""
-    sysctl = sk.net.sysctl
-    base = max(sk.rtt.rto_us, sysctl.tcp_rto_min_us) * 1000
-    return int(min(base << min(sk.rtt.backoff, 30), sysctl.tcp_rto_max_ms * MS))
+    """The interval in ns with back-off (rule A-50, `tcp_probe0_when`)."""
+    backoff = min(sk.rtt.backoff, _PROBE0_BACKOFF_MAX)
+    return min(probe0_base(sk) << backoff, sk.net.sysctl.tcp_rto_max_ms * MS)
+
+
+def clamp_probe0(sk: TcpSock, at: int, now: int) -> int:
+    """Fire no later than TCP_USER_TIMEOUT runs out (`tcp_clamp_probe0_to_user_timeout`)."""
+    if sk.user_timeout and sk.probes_tstamp:
+        return min(at, max(sk.probes_tstamp + sk.user_timeout, now + TLP_MIN_GAP))
+    return at
 
 
 def check_probe_timer(sk: TcpSock, now: int) -> None:
     """Unsent data and nothing in flight: probe, so that it cannot stand for ever."""
     if not sk.packets_out and sk.pending == PENDING_NONE:
-        reset_xmit_timer(sk, PENDING_PROBE0, now + probe0_interval(sk))
+        reset_xmit_timer(sk, PENDING_PROBE0, now + probe0_base(sk))
 
 
 def send_delayed_ack(sk: TcpSock, now: int, ack_now: bool = False) -> bool:

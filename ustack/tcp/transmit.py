@@ -97,7 +97,9 @@ def _urgent_pointer(sk: TcpSock, seq: int) -> int:
     """Offset of the end of urgent data from `seq`, 0 outside urgent mode (rule A-60)."""
     if sk.snd_una == sk.snd_up or not seq < sk.snd_up:
         return 0
-    return min(sk.snd_up - seq, 0xFFFF)
+    if sk.snd_up < seq + 0x10000:
+        return sk.snd_up - seq
+    return 0xFFFF if seq + 0xFFFF > sk.snd_nxt else 0  # out of reach: "further on"
 
 
 def _header_with_sacks(
@@ -154,35 +156,32 @@ def transmit_skb(sk: TcpSock, skb: Skb, now: int) -> int:
         verdict = transmit(sk, skb.seq, skb.flags, now, skb.parts, skb.len, gso_size)
     if verdict == DROPPED:
         return verdict
-    _rate_skb_sent(sk, skb, now)
-    # strictly increasing, for RACK: a batch of ACKs is processed at one time, and what the
-    # first let go was sent before what the second did
-    sent_at = sk.last_tx + 1
-    skb.tx_time = sk.last_tx = now if now > sent_at else sent_at
-    mib = sk.net.mib
-    mib.values["TcpOutSegs"] += skb.pcount
-    if skb.len:
-        _event_data_sent(sk, now)
-        sk.data_segs_out += skb.pcount
-        sk.bytes_sent += skb.len
-    sk.segs_out += skb.pcount - 1
-    return verdict
-
-
-def _rate_skb_sent(sk: TcpSock, skb: Skb, now: int) -> None:
-    """Snapshot for the delivery rate sample (rule D-49, `tcp_rate_skb_sent`)."""
     if not sk.packets_out:
-        sk.first_tx = now
-        sk.delivered_at = now
+        sk.first_tx = sk.delivered_at = now
+    # snapshot for the delivery rate sample (rule D-49, `tcp_rate_skb_sent`)
     skb.first_tx = sk.first_tx
     skb.tx_delivered_at = sk.delivered_at
     skb.tx_delivered = sk.delivered
     skb.is_app_limited = sk.app_limited != 0
+    # strictly increasing, for RACK: a batch of ACKs is processed at one time, and what the
+    # first let go was sent before what the second did
+    sent_at = sk.last_tx + 1
+    skb.tx_time = sk.last_tx = now if now > sent_at else sent_at
+    pcount = skb.pcount
+    if skb.end_seq > sk.snd_nxt:
+        sk.net.mib.values["TcpOutSegs"] += pcount  # what goes again is in RetransSegs
+    if skb.len:
+        _event_data_sent(sk, now)
+        sk.data_segs_out += pcount
+        sk.bytes_sent += skb.len
+    if pcount > 1:
+        sk.segs_out += pcount - 1
+    return verdict
 
 
 def _event_data_sent(sk: TcpSock, now: int) -> None:
     """Interactive traffic is recognised by replies within an ATO (rule B-56)."""
-    if sk.packets_out == 0:
+    if not sk.packets_out or not sk.in_flight:
         sk.cc.cwnd_event(EVENT_TX_START, now, now - sk.lsndtime if sk.lsndtime else 0)
     sk.lsndtime = now
     if now - sk.lrcvtime < sk.ato and sk.pingpong < 255:

@@ -12,57 +12,54 @@ Sources: RFC 9293 section 3.10.7.4, RFC 5961, Linux `tcp_validate_incoming`,
 from __future__ import annotations
 
 from ustack.tcp.acking import enter_quickack_mode
+from ustack.tcp.paws import paws_ok, ts_diff
 from ustack.tcp.segment import Segment
-from ustack.tcp.sock import ACK_SCHED, MAX_QUICKACKS, MS, SEC, TcpSock
-from ustack.tcp.state import CLOSE_WAIT, CLOSING, LAST_ACK
+from ustack.tcp.sock import MAX_QUICKACKS, MS, TcpSock
+from ustack.tcp.state import CLOSE_WAIT, CLOSING, LAST_ACK, SYN_RECV
 from ustack.tcp.timers import rto_ns
-from ustack.tcp.transmit import MAX_SACK_BLOCKS, send_ack
+from ustack.tcp.transmit import send_ack
 from ustack.wire.tcp import ACK, RST, SYN
 
-PAWS_24DAYS = 60 * 60 * 24 * 24 * SEC
 PAWS_WINDOW = 1  # ms of backward movement that is forgiven
 
 # what `validate_incoming` says
 OK, DROP, RESET = 0, 1, 2
 
 
-def ts_diff(a: int, b: int) -> int:
-    """a - b as signed 32-bit timestamps."""
-    return ((a - b + 0x80000000) & 0xFFFFFFFF) - 0x80000000
-
-
 def replace_ts_recent(sk: TcpSock, seg: Segment) -> None:
     """Remember the peer's clock, from a segment that is not ahead of what we acknowledged
     (rule C-26)."""
-    if seg.seq <= sk.rcv_wup:
-        if ts_diff(sk.ts_recent, seg.options.tsval) <= 0 or _ts_recent_is_stale(sk, seg.now):
-            sk.ts_recent = seg.options.tsval
+    if seg.seq <= sk.rcv_wup and sk.tstamp_ok:
+        tsval = seg.options.tsval
+        if paws_ok(sk.ts_recent, sk.ts_recent_stamp, tsval, 0, seg.now):
+            sk.ts_recent = tsval
             sk.ts_recent_stamp = seg.now
 
 
-def _ts_recent_is_stale(sk: TcpSock, now: int) -> bool:
-    return not sk.ts_recent_stamp or now - sk.ts_recent_stamp >= PAWS_24DAYS
+def paws_reason(sk: TcpSock, seg: Segment) -> str:
+    """ "" if the timestamp is not older than the last one we took, else the drop reason
+    (`tcp_disordered_ack_check`)."""
+    options = seg.options
+    if not (sk.tstamp_ok and options.has_ts) or paws_ok(
+        sk.ts_recent, sk.ts_recent_stamp, options.tsval, PAWS_WINDOW, seg.now
+    ):
+        return ""
+    if not seg.flags & ACK or seg.seq != seg.end_seq:
+        return "TCP_RFC7323_PAWS"
+    if seg.seq != sk.rcv_nxt:
+        return "TCP_RFC7323_PAWS_ACK" if seg.seq < sk.rcv_nxt else "TCP_RFC7323_PAWS"
+    return "" if _harmless_duplicate(sk, seg) else "TCP_RFC7323_PAWS"
 
 
-def paws_reject(sk: TcpSock, seg: Segment) -> bool:
-    """Is the timestamp older than the last one we took? (`tcp_paws_discard`)"""
-    if not (sk.tstamp_ok and seg.options.has_ts) or not sk.ts_recent:
-        return False
-    behind = ts_diff(sk.ts_recent, seg.options.tsval)
-    if behind <= PAWS_WINDOW or _ts_recent_is_stale(sk, seg.now):
-        return False
-    return not _disordered_ack(sk, seg, behind)
-
-
-def _disordered_ack(sk: TcpSock, seg: Segment, behind: int) -> bool:
-    """A harmless duplicate of a pure ACK that overtook another (`tcp_disordered_ack`)."""
+def _harmless_duplicate(sk: TcpSock, seg: Segment) -> bool:
+    """A pure ACK that says nothing new: it may have been overtaken by another."""
+    window = seg.window << sk.snd_wscale
     limit_ms = rto_ns(sk) * 12 // 10 // MS
     return (
-        bool(seg.flags & ACK)
-        and seg.seq == sk.rcv_nxt
-        and seg.seq == seg.end_seq
-        and seg.ack == sk.snd_una
-        and behind <= limit_ms
+        seg.ack == sk.snd_una
+        and not (seg.seq > sk.snd_wl1)
+        and not (seg.seq == sk.snd_wl1 and (window > sk.snd_wnd or not window))
+        and ts_diff(sk.ts_recent, seg.options.tsval) <= limit_ms
     )
 
 
@@ -82,33 +79,63 @@ def sequence_ok(sk: TcpSock, seg: Segment) -> str:
 
 def validate_incoming(sk: TcpSock, seg: Segment) -> int:
     """OK to process, DROP (already answered if an answer is due), or RESET: a valid RST."""
-    if paws_reject(sk, seg) and not seg.flags & RST:
-        sk.net.mib.inc("TcpExtPAWSEstab")
-        sk.net.mib.drop("TCP_RFC7323_PAWS")
-        if not oow_rate_limited(sk, seg, "TcpExtTCPACKSkippedPAWS"):
-            send_dupack(sk, seg)
-        return DROP
+    reason = paws_reason(sk, seg)
+    if reason and not seg.flags & RST:
+        return _from_the_past(sk, seg, reason)
     reason = sequence_ok(sk, seg)
     if reason:
         return _out_of_sequence(sk, seg, reason)
     if seg.flags & RST:
         return _rst(sk, seg)
-    if seg.flags & SYN:
-        sk.net.mib.inc("TcpExtTCPSYNChallenge")
-        sk.net.mib.drop("TCP_INVALID_SYN")
-        send_challenge_ack(sk, seg.now)
-        return DROP
+    if seg.flags & SYN and not _answers_our_syn(sk, seg):
+        return _syn_challenge(sk, seg)
     return OK
 
 
-def _out_of_sequence(sk: TcpSock, seg: Segment, reason: str) -> int:
-    sk.net.mib.drop(reason)
-    if seg.flags & RST:
-        return RESET if _reset_check(sk, seg) else DROP
+def _answers_our_syn(sk: TcpSock, seg: Segment) -> bool:
+    """The SYN-ACK of a simultaneous open, which completes it."""
+    return (
+        sk.state == SYN_RECV
+        and bool(seg.flags & ACK)
+        and seg.seq + 1 == seg.end_seq == sk.rcv_nxt
+        and seg.ack == sk.snd_nxt
+    )
+
+
+def _syn_challenge(sk: TcpSock, seg: Segment) -> int:
+    """A SYN into a connection: the peer may have restarted, or somebody tries (C-23)."""
+    sk.net.mib.inc("TcpExtTCPSYNChallenge")
+    sk.net.mib.drop("TCP_INVALID_SYN")
+    send_challenge_ack(sk, seg.now)
+    return DROP
+
+
+def _from_the_past(sk: TcpSock, seg: Segment, reason: str) -> int:
+    """PAWS says no."""
     if seg.flags & SYN:
-        sk.net.mib.inc("TcpExtTCPSYNChallenge")
-        send_challenge_ack(sk, seg.now)
-    elif not oow_rate_limited(sk, seg, "TcpExtTCPACKSkippedSeq"):
+        return _syn_challenge(sk, seg)
+    sk.net.mib.drop(reason)
+    if reason == "TCP_RFC7323_PAWS_ACK":
+        sk.net.mib.inc("TcpExtPAWSOldAck")
+        return DROP
+    sk.net.mib.inc("TcpExtPAWSEstab")
+    if not oow_rate_limited(sk, seg, "TcpExtTCPACKSkippedPAWS"):
+        send_dupack(sk, seg)
+    return DROP
+
+
+def _out_of_sequence(sk: TcpSock, seg: Segment, reason: str) -> int:
+    if seg.flags & RST:
+        if _reset_check(sk, seg):
+            return RESET
+        sk.net.mib.drop(reason)
+        return DROP
+    if seg.flags & SYN:
+        return _syn_challenge(sk, seg)
+    sk.net.mib.drop(reason)
+    if reason != "TCP_OLD_SEQUENCE":
+        sk.net.mib.inc("TcpExtBeyondWindow")
+    if not oow_rate_limited(sk, seg, "TcpExtTCPACKSkippedSeq"):
         send_dupack(sk, seg)
     return DROP
 
@@ -117,10 +144,8 @@ def _rst(sk: TcpSock, seg: Segment) -> int:
     """A RST counts only where the peer can know to put it (RFC 5961 section 3.2)."""
     if seg.seq == sk.rcv_nxt or _reset_check(sk, seg):
         return RESET
-    if sk.sack_ok and sk.sacks.num_sacks:
-        edge = max(right for _, right in sk.sacks.blocks(MAX_SACK_BLOCKS))
-        if seg.seq == edge:
-            return RESET
+    if sk.sacks.num_sacks and seg.seq == sk.sacks.right_edge:
+        return RESET
     send_challenge_ack(sk, seg.now)
     sk.net.mib.drop("TCP_RESET")
     return DROP
@@ -133,7 +158,7 @@ def _reset_check(sk: TcpSock, seg: Segment) -> bool:
 
 def oow_rate_limited(sk: TcpSock, seg: Segment, counter: str) -> bool:
     """Segments with data are always answered, others once per 500 ms (rule C-24)."""
-    if seg.len and not seg.flags & SYN:
+    if seg.seq != seg.end_seq and not seg.flags & SYN:
         return False
     return _rate_limited(sk, seg.now, counter)
 
@@ -159,8 +184,7 @@ def send_dupack(sk: TcpSock, seg: Segment) -> None:
     if seg.end_seq != seg.seq and seg.seq < sk.rcv_nxt:
         sk.net.mib.inc("TcpExtDelayedACKLost")
         enter_quickack_mode(sk, MAX_QUICKACKS)
-        if sk.sack_ok and sk.net.sysctl.tcp_dsack:
-            dsack_set(sk, seg.seq, min(seg.end_seq, sk.rcv_nxt))
+        dsack_set(sk, seg.seq, min(seg.end_seq, sk.rcv_nxt))
     send_ack(sk, seg.now)
 
 
@@ -170,7 +194,3 @@ def dsack_set(sk: TcpSock, seq: int, end: int) -> None:
         old = seq < sk.rcv_nxt
         sk.net.mib.inc("TcpExtTCPDSACKOldSent" if old else "TcpExtTCPDSACKOfoSent")
         sk.sacks.dsack_set(seq, end)
-
-
-def schedule_ack(sk: TcpSock) -> None:
-    sk.ack_pending |= ACK_SCHED
