@@ -6,12 +6,16 @@ a store. The heap holds, for each owner, at most a few entries; an entry may be 
 comes up the owner is asked again and put back at its real deadline. So an RTO that is
 re-armed on every ACK costs a store, not a heap operation.
 
+An entry that was superseded by an earlier one, or whose owner is gone (`forget`), is
+dead weight, and may lie hours ahead (keepalive): it keeps its owner alive, and every pass
+over a nearer timer leaves another. Once half of the heap is dead it is swept.
+
 Sources: gVisor `transport/tcp/timer.go` (lazy timers), Linux `sk_reset_timer`.
 """
 
 from __future__ import annotations
 
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 from typing import Protocol
 
 NEVER = 1 << 62  # later than any time the core is ever told
@@ -35,18 +39,41 @@ class TimerOwner(Protocol):
 class Deadlines:
     """A lazy heap of (deadline, tie-break, owner)."""
 
-    __slots__ = ("_heap", "_serial")
+    __slots__ = ("_dead", "_heap", "_serial")
 
     def __init__(self) -> None:
         self._heap: list[tuple[int, int, TimerOwner]] = []
         self._serial = 0
+        self._dead = 0
+
+    def __len__(self) -> int:
+        return len(self._heap)
 
     def arm(self, owner: TimerOwner, at: int) -> None:
         """Make sure that `owner` is looked at no later than `at`."""
         if at < owner.heap_at:
+            if owner.heap_at != NEVER:
+                self._dead += 1
+                if self._dead > 64 + len(self._heap) // 2:
+                    self._sweep()
             owner.heap_at = at
             self._serial += 1
             heappush(self._heap, (at, self._serial, owner))
+
+    def forget(self, owner: TimerOwner) -> None:
+        """`owner` is no more."""
+        if owner.heap_at != NEVER:
+            owner.heap_at = NEVER
+            self._dead += 1
+            if self._dead * 2 >= len(self._heap):
+                self._sweep()
+
+    def _sweep(self) -> None:
+        """Keep one entry for each owner, in place: `run` may be looking."""
+        live = {entry[2]: entry for entry in self._heap if entry[0] == entry[2].heap_at}
+        self._heap[:] = live.values()
+        heapify(self._heap)
+        self._dead = 0
 
     def earliest(self) -> int:
         """The first entry, which may be early: nothing is due before it. NEVER if none."""
@@ -68,6 +95,7 @@ class Deadlines:
                     self.arm(owner, real)
             else:
                 heappop(heap)  # superseded by an earlier entry that has been run
+                self._dead -= self._dead > 0
         return NEVER
 
     def run(self, now: int) -> None:
@@ -76,6 +104,7 @@ class Deadlines:
         while heap and heap[0][0] <= now:
             at, _, owner = heappop(heap)
             if at != owner.heap_at:
+                self._dead -= self._dead > 0
                 continue
             owner.heap_at = NEVER
             if owner.next_deadline() <= now:

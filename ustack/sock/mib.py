@@ -100,6 +100,7 @@ NAMES: list[str] = [
         "TCPACKSkippedSynRecv TCPACKSkippedPAWS TCPACKSkippedSeq TCPACKSkippedFinWait2 "
         "TCPACKSkippedTimeWait TCPACKSkippedChallenge TCPWinProbe TCPKeepAlive TCPMTUPFail "
         "TCPMTUPSuccess TCPDelivered TCPDeliveredCE TCPAckCompressed TCPZeroWindowDrop "
-        "TCPRcvQDrop TCPWqueueTooBig TcpTimeoutRehash TCPDSACKRecvSegs PFMemallocDrop",
+        "TCPRcvQDrop TCPWqueueTooBig TcpTimeoutRehash TCPDSACKRecvSegs TCPDSACKIgnoredDubious "
+        "PFMemallocDrop",
     ),
 ]

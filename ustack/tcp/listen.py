@@ -35,7 +35,7 @@ from ustack.tcp.mss import advertise_mss
 from ustack.tcp.segment import Segment
 from ustack.tcp.sock import MS, SEC, TcpSock
 from ustack.tcp.state import CLOSE, LISTEN, SS_CONNECTED, SS_UNCONNECTED, SYN_RECV
-from ustack.tcp.validate import ts_diff
+from ustack.tcp.paws import ts_diff
 from ustack.wire.packet import IPPROTO_TCP
 from ustack.wire.tcp import ACK, RST, SYN, build, data_options, syn_options
 

@@ -72,9 +72,15 @@ class Segment:
         self.end_seq = seq + self.len + (self.flags & FIN) + (self.flags >> 1 & 1)
         self.ack = snd_una + ((self.raw_ack - snd_una + 0x80000000) & MASK) - 0x80000000
 
-    def urgent_seq(self) -> int:
-        """The sequence number of the urgent byte (BSD reading of the pointer)."""
-        return self.seq + self.urg - (1 if self.urg else 0)
+    def in_window(self, start: int, end: int) -> bool:
+        """Does any of it lie in [start, end)? An empty one may stand at either edge
+        (`tcp_in_window`)."""
+        seq = self.seq
+        return (
+            seq == start
+            or (self.end_seq > start and seq < end)
+            or (seq == end and seq == self.end_seq)
+        )
 
     def rx_skb(self) -> RxSkb:
         """The payload as a receive-queue entry, charged as the kernel charges it."""

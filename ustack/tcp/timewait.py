@@ -13,6 +13,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ustack.sock.deadlines import NEVER
+from ustack.tcp.paws import paws_reject, ts_diff
 from ustack.tcp.segment import Segment
 from ustack.tcp.state import FIN_WAIT2, TIME_WAIT
 from ustack.wire.tcp import ACK, FIN, RST, SYN, build, data_options
@@ -82,6 +83,7 @@ class TimeWait:
     def kill(self) -> None:
         """Forget the pair."""
         self.deadline = NEVER
+        self.host.net.deadlines.forget(self)
         self.host.remove_timewait(self)
 
     # -- input -----------------------------------------------------------------------
@@ -89,46 +91,48 @@ class TimeWait:
     def process(self, seg: Segment) -> int:
         """What to do with a segment (rules C-31, C-33)."""
         seg.place(self.rcv_nxt, self.snd_nxt)
-        paws_reject = self._paws_reject(seg)
+        past = self._is_past(seg)
         if self.substate == FIN_WAIT2:
-            return self._fin_wait2(seg, paws_reject)
-        if (
-            not paws_reject
-            and seg.seq == self.rcv_nxt
-            and (seg.seq == seg.end_seq or seg.flags & RST)
-        ):
+            return self._fin_wait2(seg, past)
+        if not past and self._is_expected(seg):
             return self._in_window(seg)
         if (
-            seg.flags & SYN
-            and not seg.flags & (RST | ACK)
-            and not paws_reject
+            seg.flags & (SYN | RST | ACK) == SYN
+            and not past
             and (seg.seq > self.rcv_nxt or self._newer_timestamp(seg))
         ):
             return TW_SYN
-        if paws_reject:
-            self.host.net.mib.inc("TcpExtPAWSEstab")
-        if not seg.flags & RST:
-            if paws_reject or seg.flags & ACK:
-                self.schedule(TIMEWAIT_LEN, seg.now)
-            return TW_SUCCESS if self._rate_limited(seg) else TW_ACK
-        return TW_SUCCESS
+        if past:
+            self.host.net.mib.inc("TcpExtPAWSTimewait")
+        if seg.flags & RST:
+            return TW_SUCCESS
+        if past or seg.flags & ACK:
+            self.schedule(TIMEWAIT_LEN, seg.now)
+        return self._out_of_window(seg, "TcpExtTCPACKSkippedTimeWait")
+
+    def _is_expected(self, seg: Segment) -> bool:
+        """A bare ACK or a RST, exactly at rcv_nxt."""
+        return seg.seq == self.rcv_nxt and (seg.seq == seg.end_seq or seg.flags & RST != 0)
+
+    def _out_of_window(self, seg: Segment, counter: str) -> int:
+        return TW_SUCCESS if self._rate_limited(seg, counter) else TW_ACK
 
     def _in_window(self, seg: Segment) -> int:
         """Nothing new, at the expected place: a repeated last ACK, or a RST."""
         if seg.flags & RST:
             if not self.host.net.sysctl.tcp_rfc1337:
                 self.kill()
-            return TW_SUCCESS
-        self.schedule(TIMEWAIT_LEN, seg.now)
+                return TW_SUCCESS
+        else:
+            self.schedule(TIMEWAIT_LEN, seg.now)
         self._note_timestamp(seg)
         return TW_SUCCESS
 
-    def _fin_wait2(self, seg: Segment, paws_reject: bool) -> int:
-        """Waiting for the peer's FIN; data is refused, nobody will read it."""
-        end = self.rcv_nxt + self.rcv_wnd
-        in_window = seg.seq == self.rcv_nxt or (seg.seq < end and seg.end_seq > self.rcv_nxt)
-        if paws_reject or not in_window:
-            return TW_SUCCESS if seg.flags & RST or self._rate_limited(seg) else TW_ACK
+    def _fin_wait2(self, seg: Segment, past: bool) -> int:
+        """Waiting for the peer's FIN; data is refused, nobody will read it. TW_RST ends the
+        wait."""
+        if past or not seg.in_window(self.rcv_nxt, self.rcv_nxt + self.rcv_wnd):
+            return self._out_of_window(seg, "TcpExtTCPACKSkippedFinWait2")
         if seg.flags & RST:
             self.kill()
             return TW_SUCCESS
@@ -137,7 +141,6 @@ class TimeWait:
         if not seg.flags & ACK or seg.end_seq <= self.rcv_nxt or seg.end_seq == seg.seq:
             return TW_SUCCESS
         if not seg.flags & FIN or seg.end_seq != self.rcv_nxt + 1:
-            self.kill()
             return TW_RST
         self.substate = TIME_WAIT
         self.rcv_nxt = seg.end_seq
@@ -146,27 +149,31 @@ class TimeWait:
         return TW_ACK
 
     def _note_timestamp(self, seg: Segment) -> None:
-        if seg.options.has_ts:
+        if seg.options.has_ts and self.ts_recent_stamp:
             self.ts_recent = seg.options.tsval
             self.ts_recent_stamp = seg.now
 
-    def _ts_behind(self, seg: Segment) -> int:
-        return ((self.ts_recent - seg.options.tsval + 0x80000000) & 0xFFFFFFFF) - 0x80000000
-
-    def _paws_reject(self, seg: Segment) -> bool:
-        if not seg.options.has_ts or not self.ts_recent_stamp or seg.flags & RST:
+    def _is_past(self, seg: Segment) -> bool:
+        options = seg.options
+        if not options.has_ts or not self.ts_recent_stamp:
             return False
-        return self._ts_behind(seg) > 1
+        rst = seg.flags & RST != 0
+        return paws_reject(self.ts_recent, self.ts_recent_stamp, options.tsval, rst, seg.now)
 
     def _newer_timestamp(self, seg: Segment) -> bool:
-        return bool(self.ts_recent_stamp and seg.options.has_ts and self._ts_behind(seg) < 0)
+        options = seg.options
+        return (
+            self.ts_recent_stamp != 0
+            and options.has_ts
+            and ts_diff(self.ts_recent, options.tsval) < 0
+        )
 
-    def _rate_limited(self, seg: Segment) -> bool:
-        if seg.len:
+    def _rate_limited(self, seg: Segment, counter: str) -> bool:
+        if seg.seq != seg.end_seq and not seg.flags & SYN:
             return False
         limit = self.host.net.sysctl.tcp_invalid_ratelimit * MS
         if self.last_oow_ack_time and seg.now - self.last_oow_ack_time < limit:
-            self.host.net.mib.inc("TcpExtTCPACKSkippedTimeWait")
+            self.host.net.mib.inc(counter)
             return True
         self.last_oow_ack_time = seg.now
         return False
