@@ -39,7 +39,7 @@ from ustack.tcp.ackstate import (
     FLAG_WIN_UPDATE,
     AckState,
 )
-from ustack.tcp.cwnd import cwnd_reduction, is_cwnd_limited_now
+from ustack.tcp.cwnd import cwnd_reduction, is_cwnd_limited_now, slow_start_after_idle_check
 from ustack.tcp.output import sync_mss
 from ustack.tcp.pacing import PACING_UNLIMITED, update_pacing_rate
 from ustack.tcp.rate import generate, skb_delivered
@@ -51,6 +51,7 @@ from ustack.tcp.skb import EVER_RETRANS, LOST, SACKED_ACKED, SACKED_RETRANS, Skb
 from ustack.tcp.sock import MS, PENDING_PROBE0, TcpSock
 from ustack.tcp.state import CA_CWR, CA_OPEN, CA_RECOVERY
 from ustack.tcp.timers import (
+    clamp_probe0,
     clear_xmit_timer,
     probe0_interval,
     rearm_rto,
@@ -81,7 +82,7 @@ def tcp_ack(sk: TcpSock, seg: Segment) -> int:
     delivered, lost = sk.delivered, sk.lost
     if sk.tstamp_ok and seg.options.has_ts and seg.options.tsval != sk.ts_recent:
         replace_ts_recent(sk, seg)
-    if seg.len or seg.flags & SYN:
+    if seg.seq != seg.end_seq:
         st.flag = FLAG_DATA
     if ack_update_window(sk, seg):
         st.flag |= FLAG_WIN_UPDATE
@@ -141,11 +142,8 @@ def _old_ack(sk: TcpSock, seg: Segment) -> int:
         return ACK_REJECTED
     if seg.options.sacks and sk.sack_ok:
         st = AckState(seg.ack, seg.now, sk.snd_nxt, sk.in_flight)
-        delivered, lost = sk.delivered, sk.lost
         sacktag_write_queue(sk, seg, sk.snd_una, st)
         fastretrans_alert(sk, st, seg.now)
-        sk.delivered_at = seg.now if sk.delivered != delivered else sk.delivered_at
-        _cong_control(sk, st, sk.lost - lost)
         xmit_recovery(sk, st, seg.now)
     return ACK_OLD
 
@@ -176,6 +174,8 @@ def ack_update_window(sk: TcpSock, seg: Segment) -> bool:
     sk.snd_wl1 = seg.seq
     if sk.snd_wnd != window:
         sk.snd_wnd = window
+        if sk.write_queue and not sk.packets_out:
+            slow_start_after_idle_check(sk, seg.now)
         if window > sk.max_window:
             sk.max_window = window
             sync_mss(sk, sk.pmtu_cookie)
@@ -193,7 +193,8 @@ def ack_probe(sk: TcpSock, now: int) -> None:
         if sk.pending == PENDING_PROBE0:
             clear_xmit_timer(sk)
     else:
-        reset_xmit_timer(sk, PENDING_PROBE0, now + probe0_interval(sk))
+        at = clamp_probe0(sk, now + probe0_interval(sk), now)
+        reset_xmit_timer(sk, PENDING_PROBE0, at)
 
 
 # -- what is acknowledged ------------------------------------------------------------------
@@ -210,6 +211,7 @@ def clean_rtx_queue(
     una = sk.snd_una
     skb = queue.first
     while skb is not None:
+        start = skb.seq
         if skb.end_seq > una:
             if skb.pcount == 1 or una <= skb.seq:
                 break
@@ -219,7 +221,7 @@ def clean_rtx_queue(
             fully_acked = False
         else:
             acked = skb.pcount
-        sent_at = _entry_acked(sk, skb, acked, st)
+        sent_at = _entry_acked(sk, skb, start, acked, st, seg)
         if sent_at:
             first_ackt = first_ackt or sent_at
             last_ackt = sent_at
@@ -236,7 +238,8 @@ def clean_rtx_queue(
         st.flag |= FLAG_SACK_RENEGING
     if prior_una < sk.snd_up <= una or sk.snd_up < una:
         sk.snd_up = una
-    rtt_valid = _measure(sk, seg, st, first_ackt, last_ackt, fully_acked and not prior_sacked)
+    runt = fully_acked and not prior_sacked and una - prior_una < sk.mss_cache
+    rtt_valid = _measure(sk, seg, st, first_ackt, last_ackt, runt)
     _after_clean(sk, st, prior_fack, rtt_valid)
 
 
@@ -247,9 +250,9 @@ def _tso_acked(sk: TcpSock, skb: Skb, una: int) -> int:
     return old - skb.set_pcount(skb.gso_size)
 
 
-def _entry_acked(sk: TcpSock, skb: Skb, acked: int, st: AckState) -> int:
-    """Take `acked` packets of an entry off the counters; its send time if that is a valid
-    RTT sample, else 0."""
+def _entry_acked(sk: TcpSock, skb: Skb, start: int, acked: int, st: AckState, seg: Segment) -> int:
+    """Take `acked` packets of an entry, which began at `start`, off the counters; its send
+    time if that is a valid RTT sample, else 0."""
     sacked = skb.sacked
     sent_at = 0
     if sacked & (SACKED_RETRANS | EVER_RETRANS):
@@ -258,15 +261,16 @@ def _entry_acked(sk: TcpSock, skb: Skb, acked: int, st: AckState) -> int:
         st.flag |= FLAG_RETRANS_DATA_ACKED
     elif not sacked & SACKED_ACKED:
         sent_at = skb.tx_time
-        if skb.seq < st.low_acked:
-            st.low_acked = skb.seq
+        if start < st.low_acked:
+            st.low_acked = start
         if skb.end_seq <= sk.high_seq:
             st.flag |= FLAG_ORIG_SACK_ACKED
     if sacked & SACKED_ACKED:
         sk.sacked_out -= acked
     elif sk.sack_ok:
         sk.delivered += acked
-        rack.advance(sk, skb, st.now)
+        if not sacked & EVER_RETRANS or not _is_echo_of_original(sk, skb, seg):
+            rack.advance(sk, skb, st.now)
     if sacked & LOST:
         sk.lost_out -= acked
     sk.packets_out -= acked
@@ -281,8 +285,17 @@ def _entry_acked(sk: TcpSock, skb: Skb, acked: int, st: AckState) -> int:
     return sent_at
 
 
+def _is_echo_of_original(sk: TcpSock, skb: Skb, seg: Segment) -> bool:
+    """Does the echoed timestamp precede the retransmission of `skb`? Then it was not needed
+    (`tcp_skb_spurious_retrans`)."""
+    tsecr = seg.options.tsecr
+    if not (sk.tstamp_ok and tsecr):
+        return False
+    return bool((tsecr - (skb.tx_time // MS + sk.tsoffset)) & 0x80000000)
+
+
 def _measure(
-    sk: TcpSock, seg: Segment, st: AckState, first_ackt: int, last_ackt: int, clean: bool
+    sk: TcpSock, seg: Segment, st: AckState, first_ackt: int, last_ackt: int, runt: bool
 ) -> bool:
     """Choose the RTT sample (rule D-2) and feed the estimators; false if there is none."""
     now = st.now
@@ -290,8 +303,13 @@ def _measure(
     if first_ackt and not st.flag & FLAG_RETRANS_DATA_ACKED:
         seq_rtt = (now - first_ackt) // 1000 if now > first_ackt else 0
         ca_rtt = (now - last_ackt) // 1000 if now > last_ackt else 0
-        if st.pkts_acked == 1 and clean and seg.len == 0 and not sk.packets_out:
-            st.flag |= FLAG_ACK_MAYBE_DELAYED
+        if (
+            runt
+            and st.pkts_acked == 1
+            and st.prior_delivered + 1 == sk.delivered
+            and not st.flag & (FLAG_CA_ALERT | FLAG_SYN_ACKED)
+        ):
+            st.flag |= FLAG_ACK_MAYBE_DELAYED  # a lone small packet over the round trip
     if st.first_sackt:
         sack_rtt = max(now - st.first_sackt, 0) // 1000
         ca_rtt = max(now - st.last_sackt, 0) // 1000
@@ -327,7 +345,7 @@ def _after_clean(sk: TcpSock, st: AckState, prior_fack: int, rtt_valid: bool) ->
     if not sk.sack_ok:
         remove_reno_sacks(sk, st.pkts_acked)
     elif st.low_acked < prior_fack:
-        rack.check_sack_reordering(sk, st.low_acked, prior_fack)
+        rack.check_sack_reordering(sk, st.low_acked, highest_sack_seq(sk))
 
 
 # -- how much may fly ----------------------------------------------------------------------

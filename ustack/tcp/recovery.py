@@ -24,24 +24,24 @@ from ustack.tcp.ackstate import (
     FLAG_LOST_RETRANS,
     FLAG_NOT_DUP,
     FLAG_SACK_RENEGING,
+    FLAG_SET_XMIT_TIMER,
     FLAG_SND_UNA_ADVANCED,
     AckState,
 )
 from ustack.tcp.congestion.base import EVENT_LOSS
 from ustack.tcp.cwnd import (
+    any_retrans_done,
     current_ssthresh,
     cwnd_reduction,
     end_cwnd_reduction,
-    enter_cwr,
     in_cwnd_reduction,
     init_cwnd_reduction,
     set_ca_state,
     try_keep_open,
 )
-from ustack.tcp.output import current_mss
 from ustack.tcp.retransmit import fragment, xmit_retransmit_queue
 from ustack.tcp.sacktag import add_reno_sack
-from ustack.tcp.skb import EVER_RETRANS, LOST, SACKED_ACKED
+from ustack.tcp.skb import LOST, SACKED_ACKED
 from ustack.tcp.sock import MS, PENDING_RETRANS, TcpSock
 from ustack.tcp.state import CA_CWR, CA_DISORDER, CA_LOSS, CA_OPEN, CA_RECOVERY
 from ustack.tcp.timers import rearm_rto, reset_xmit_timer
@@ -62,12 +62,14 @@ def fastretrans_alert(sk: TcpSock, st: AckState, now: int) -> None:
         if not st.flag & FLAG_SND_UNA_ADVANCED and not sk.sack_ok:
             add_reno_sack(sk, st.num_dupack)
         _identify_packet_loss(sk, st, now)
-    elif sk.ca_state == CA_LOSS:
-        if not _process_loss(sk, st, now):
-            return
-    elif not _disorder(sk, st, now):
+        st.retransmit = True
         return
-    st.retransmit = True
+    if sk.ca_state == CA_LOSS:
+        st.retransmit = _process_loss(sk, st)
+        _identify_packet_loss(sk, st, now)
+        if sk.ca_state != CA_OPEN and not st.flag & FLAG_LOST_RETRANS:
+            return
+    _disorder(sk, st, now)
 
 
 def _check_sack_reneging(sk: TcpSock, st: AckState, now: int) -> bool:
@@ -77,6 +79,7 @@ def _check_sack_reneging(sk: TcpSock, st: AckState, now: int) -> bool:
         return False
     delay = max((sk.rtt.srtt_us >> 4) * 1000, 10 * MS)
     reset_xmit_timer(sk, PENDING_RETRANS, now + delay)
+    st.flag &= ~FLAG_SET_XMIT_TIMER
     return True
 
 
@@ -90,66 +93,67 @@ def _leave_reduction(sk: TcpSock, now: int) -> bool:
     elif sk.ca_state == CA_RECOVERY:
         if not sk.sack_ok:
             sk.sacked_out = 0
-            if sk.snd_una == sk.high_seq:
-                # hold: late duplicate ACKs must not start another recovery (RFC 6582, 4.1)
-                if not _any_retrans_done(sk):
-                    sk.retrans_stamp = 0
-                return True
+        if not _recovered(sk):
+            return True
         end_cwnd_reduction(sk, now)
-        set_ca_state(sk, CA_OPEN)
     return False
 
 
-def _any_retrans_done(sk: TcpSock) -> bool:
-    head = sk.rtx_queue.head()
-    return bool(sk.retrans_out or (head is not None and head.sacked & EVER_RETRANS))
-
-
-def _process_loss(sk: TcpSock, st: AckState, now: int) -> bool:
-    """In Loss; true if data is to be resent (`tcp_process_loss`, without F-RTO)."""
-    if sk.snd_una >= sk.high_seq:
-        if not sk.sack_ok:
-            sk.sacked_out = 0
-        set_ca_state(sk, CA_OPEN)
-        sk.undo_marker = None
-        return True
-    if not sk.sack_ok:
-        if st.flag & FLAG_SND_UNA_ADVANCED:
-            sk.sacked_out = 0
-        else:
-            add_reno_sack(sk, st.num_dupack)
-    _identify_packet_loss(sk, st, now)
-    if st.flag & FLAG_LOST_RETRANS and sk.lost_out:
-        enter_recovery(sk)
+def _recovered(sk: TcpSock) -> bool:
+    """All that was out at the loss is acknowledged: Open again, unless that has to wait
+    (`tcp_try_undo_recovery`, without the undo)."""
+    if sk.reo_wnd_persist:
+        sk.reo_wnd_persist -= 1
+    if sk.snd_una == sk.high_seq and not sk.sack_ok:
+        # hold: late duplicate ACKs must not start another recovery (RFC 6582, 4.1)
+        if not any_retrans_done(sk):
+            sk.retrans_stamp = 0
+        return False
+    set_ca_state(sk, CA_OPEN)
     return True
 
 
-def _disorder(sk: TcpSock, st: AckState, now: int) -> bool:
-    """In Open, Disorder or CWR; true if a recovery has begun."""
+def _process_loss(sk: TcpSock, st: AckState) -> bool:
+    """In Loss; true if data is to be resent (`tcp_process_loss`, without F-RTO)."""
+    if sk.snd_una >= sk.high_seq:
+        _recovered(sk)
+        return False
+    if not sk.sack_ok:
+        if sk.snd_nxt > sk.high_seq and st.num_dupack:
+            add_reno_sack(sk, st.num_dupack)
+        elif st.flag & FLAG_SND_UNA_ADVANCED:
+            sk.sacked_out = 0
+    return True
+
+
+def _disorder(sk: TcpSock, st: AckState, now: int) -> None:
+    """In Open, Disorder or CWR, or in Loss when a retransmission was lost too: does a
+    recovery begin?"""
     if not sk.sack_ok:
         if st.flag & FLAG_SND_UNA_ADVANCED:
             sk.sacked_out = 0
         add_reno_sack(sk, st.num_dupack)
     _identify_packet_loss(sk, st, now)
-    if not sk.lost_out:
-        if not _any_retrans_done(sk):
-            sk.retrans_stamp = 0
-        if sk.ca_state != CA_CWR:
-            try_keep_open(sk)
-        return False
-    enter_recovery(sk)
-    return True
+    if sk.lost_out:
+        enter_recovery(sk)
+        st.retransmit = True
+        return
+    if not any_retrans_done(sk):
+        sk.retrans_stamp = 0
+    if sk.ca_state != CA_CWR:
+        try_keep_open(sk)
 
 
 def enter_recovery(sk: TcpSock) -> None:
     """Loss was found: reduce the window and repair (rule D-16)."""
+    if not any_retrans_done(sk):
+        sk.retrans_stamp = 0  # giving up counts from our fast retransmit
     sk.net.mib.inc("TcpExtTCPSackRecovery" if sk.sack_ok else "TcpExtTCPRenoRecovery")
     sk.prior_ssthresh = 0
     sk.undo_marker = sk.snd_una
     if not in_cwnd_reduction(sk):
         sk.prior_ssthresh = current_ssthresh(sk)
         init_cwnd_reduction(sk)
-    sk.reo_wnd_persist = max(sk.reo_wnd_persist - 1, 0)
     set_ca_state(sk, CA_RECOVERY)
 
 
@@ -158,15 +162,16 @@ def _identify_packet_loss(sk: TcpSock, st: AckState, now: int) -> None:
     if not sk.rtx_queue:
         return
     if not sk.sack_ok:
-        _newreno_mark_lost(sk, bool(st.flag & FLAG_SND_UNA_ADVANCED), now)
+        _newreno_mark_lost(sk, bool(st.flag & FLAG_SND_UNA_ADVANCED))
         return
     prior_retrans = sk.retrans_out
-    rack.mark_lost(sk, now)
+    if rack.mark_lost(sk, now):
+        st.flag &= ~FLAG_SET_XMIT_TIMER  # the reordering timer has the slot
     if prior_retrans > sk.retrans_out:
         st.flag |= FLAG_LOST_RETRANS
 
 
-def _newreno_mark_lost(sk: TcpSock, snd_una_advanced: bool, now: int) -> None:
+def _newreno_mark_lost(sk: TcpSock, snd_una_advanced: bool) -> None:
     """Three duplicate ACKs, then every partial ACK: the head is lost (RFC 6582)."""
     if not (
         (sk.ca_state < CA_RECOVERY and sk.sacked_out >= sk.reordering)
@@ -176,9 +181,9 @@ def _newreno_mark_lost(sk: TcpSock, snd_una_advanced: bool, now: int) -> None:
     head = sk.rtx_queue.head()
     if head is None or head.sacked & LOST:
         return
-    mss_now = current_mss(sk, now)
-    if head.pcount > 1 and head.len > mss_now:
-        fragment(sk, head, mss_now, mss_now)
+    mss = head.gso_size
+    if head.pcount > 1 and head.len > mss:
+        fragment(sk, head, mss, mss)
     rack.mark_skb_lost(sk, head)
 
 
@@ -190,13 +195,13 @@ def xmit_recovery(sk: TcpSock, st: AckState, now: int) -> None:
 
 def reo_timeout(sk: TcpSock, now: int) -> None:
     """The reordering allowance of RACK has run out (`tcp_rack_reo_timeout`)."""
-    prior_in_flight = sk.in_flight
+    prior_in_flight, prior_lost = sk.in_flight, sk.lost
     rack.detect_loss(sk, now)
     if prior_in_flight != sk.in_flight:
         if sk.ca_state != CA_RECOVERY:
             enter_recovery(sk)
             if not sk.cc.has_cong_control:
-                cwnd_reduction(sk, 1, 0, False)
+                cwnd_reduction(sk, 1, sk.lost - prior_lost, False)
         xmit_retransmit_queue(sk, now)
     if sk.pending != PENDING_RETRANS:
         rearm_rto(sk, now)
@@ -210,8 +215,10 @@ def process_tlp_ack(sk: TcpSock, st: AckState) -> None:
     if not sk.tlp_retrans or st.dsack_tlp:
         sk.tlp_high_seq = None  # new data, or both copies have arrived
     elif st.ack > sk.tlp_high_seq:
-        enter_cwr(sk)
-        sk.tlp_high_seq = None
+        init_cwnd_reduction(sk)
+        set_ca_state(sk, CA_CWR)
+        end_cwnd_reduction(sk, st.now)
+        try_keep_open(sk)
         sk.net.mib.inc("TcpExtTCPLossProbeRecovery")
     elif not st.flag & (FLAG_SND_UNA_ADVANCED | FLAG_NOT_DUP | FLAG_DATA_SACKED):
         sk.tlp_high_seq = None  # a pure duplicate ACK: the original and the probe arrived

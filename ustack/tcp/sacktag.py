@@ -48,8 +48,10 @@ def sacktag_write_queue(sk: TcpSock, seg: Segment, prior_snd_una: int, st: AckSt
     if not sk.sacked_out:
         sk.highest_sack = una
         sk.sack_cache = ()
-    if _check_dsack(sk, raw, prior_snd_una, st):
+    if _check_dsack(sk, raw, st):
         blocks = raw[1:]
+    if st.ack < prior_snd_una - sk.max_window:
+        return
     _note_dsacked_entries(sk, raw, blocks, st)
     if not sk.packets_out:
         return
@@ -62,9 +64,7 @@ def sacktag_write_queue(sk: TcpSock, seg: Segment, prior_snd_una: int, st: AckSt
         rack.check_sack_reordering(sk, st.reord, sk.highest_sack)
 
 
-def _check_dsack(
-    sk: TcpSock, blocks: list[tuple[int, int]], prior_snd_una: int, st: AckState
-) -> bool:
+def _check_dsack(sk: TcpSock, blocks: list[tuple[int, int]], st: AckState) -> bool:
     """Is the first block a report of data received twice? (`tcp_check_dsack`)"""
     left, right = blocks[0]
     mib = sk.net.mib
@@ -74,14 +74,29 @@ def _check_dsack(
         mib.inc("TcpExtTCPDSACKOfoRecv")
     else:
         return False
-    if right - left > sk.max_window or right <= left:
-        return True  # absurd: still a DSACK, but believed by nobody
-    sk.dsack_dups += max(1, (right - left + sk.mss_cache - 1) // sk.mss_cache)
-    st.flag |= FLAG_DSACKING_ACK
-    if sk.tlp_high_seq is None or not sk.tlp_retrans or right != sk.tlp_high_seq:
-        sk.dsack_seen = True  # a TLP that was not needed says nothing of reordering
+    if not _dsack_seen(sk, left, right, st):
+        mib.inc("TcpExtTCPDSACKIgnoredDubious")
+        return False
+    return True
+
+
+def _dsack_seen(sk: TcpSock, left: int, right: int, st: AckState) -> bool:
+    """Note a duplicate report; false if nothing that we sent twice explains it."""
+    if right <= left or right - left > sk.max_window:
+        return False
+    segs = 1
+    tlp = False
+    if right - left > sk.mss_cache:
+        segs = -(-(right - left) // sk.mss_cache)
     else:
-        st.dsack_tlp = True
+        tlp = right == sk.tlp_high_seq
+    sk.dsack_dups += segs
+    if sk.dsack_dups > sk.total_retrans:
+        return False
+    st.flag |= FLAG_DSACKING_ACK
+    st.dsack_tlp = tlp
+    if sk.reord_seen and not tlp:
+        sk.dsack_seen = True  # RACK was too hasty; a probe that was not needed is no sign
     return True
 
 
@@ -109,7 +124,7 @@ def _is_valid(sk: TcpSock, block: tuple[int, int]) -> bool:
     if right <= left or right > sk.snd_nxt or left >= sk.snd_nxt:
         sk.net.mib.inc("TcpExtTCPSACKDiscard")
         return False
-    return right > sk.snd_una
+    return left > sk.snd_una  # one that starts at snd_una makes no sense
 
 
 def _news(cache: tuple[tuple[int, int], ...], left: int, right: int) -> list[tuple[int, int]]:
@@ -157,9 +172,9 @@ def _match(sk: TcpSock, skb: Skb, left: int, right: int) -> bool | None:
     whole = length - length % mss
     if not in_sack and whole < length:
         whole += mss
-    if whole >= skb.len:
-        return in_sack if whole == skb.len else False
-    fragment(sk, skb, whole, mss)
+    if whole >= skb.len and not in_sack:
+        return False
+    fragment(sk, skb, whole, mss)  # perhaps only a FIN stays behind
     return True if in_sack else None
 
 
@@ -203,21 +218,26 @@ def add_reno_sack(sk: TcpSock, num_dupack: int) -> None:
         return
     prior = sk.sacked_out
     sk.sacked_out += num_dupack
-    _limit_reno_sacked(sk)
+    _check_reno_reordering(sk, 0)
     sk.delivered += max(sk.sacked_out - prior, 0)
 
 
-def _limit_reno_sacked(sk: TcpSock) -> None:
-    """At least one packet, the hole, has not arrived."""
-    holes = max(min(max(sk.lost_out, 1), sk.packets_out), 0)
-    if sk.sacked_out + holes > sk.packets_out:
-        excess = sk.sacked_out + holes - sk.packets_out
-        sk.sacked_out = max(sk.packets_out - holes, 0)
-        sk.reordering = (
-            max(sk.reordering, min(excess + sk.sacked_out, sk.net.sysctl.tcp_max_reordering))
-            if sk.packets_out
-            else sk.reordering
-        )
+def _check_reno_reordering(sk: TcpSock, addend: int) -> None:
+    """At least one packet, the hole, has not arrived. More duplicate ACKs than that allows
+    mean that the network reorders."""
+    holes = min(max(sk.lost_out, 1), sk.packets_out)
+    if sk.sacked_out + holes <= sk.packets_out:
+        return
+    sk.sacked_out = sk.packets_out - holes
+    sk.reordering = min(sk.packets_out + addend, sk.net.sysctl.tcp_max_reordering)
+    sk.reord_seen += 1
+    sk.net.mib.inc("TcpExtTCPRenoReorder")
+
+
+def limit_reno_sacked(sk: TcpSock) -> None:
+    """Keep sacked_out possible after more packets were found lost."""
+    holes = min(max(sk.lost_out, 1), sk.packets_out)
+    sk.sacked_out = min(sk.sacked_out, sk.packets_out - holes)
 
 
 def remove_reno_sacks(sk: TcpSock, acked: int) -> None:
@@ -225,4 +245,4 @@ def remove_reno_sacks(sk: TcpSock, acked: int) -> None:
     if acked > 0:
         sk.delivered += max(acked - sk.sacked_out, 1)
         sk.sacked_out = max(sk.sacked_out - (acked - 1), 0)
-    _limit_reno_sacked(sk)
+    _check_reno_reordering(sk, acked)

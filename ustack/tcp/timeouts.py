@@ -18,11 +18,13 @@ C-13, D-4, D-5, D-9.
 from __future__ import annotations
 
 from ustack.sock.deadlines import NEVER
+from ustack.tcp.cwnd import in_initial_slowstart
 from ustack.tcp.lifecycle import done, fin_time, time_wait, write_err
 from ustack.tcp.output import push_frames
 from ustack.tcp.probe import send_loss_probe, write_wakeup
 from ustack.tcp.recovery import enter_loss, reo_timeout
 from ustack.tcp.retransmit import retransmit_skb
+from ustack.tcp.skb import Skb
 from ustack.tcp.sock import (
     ACK_SCHED,
     ACK_TIMER,
@@ -40,8 +42,9 @@ from ustack.tcp.sock import (
     TCP_ATO_MIN,
     TcpSock,
 )
-from ustack.tcp.state import CLOSE, FIN_WAIT2, LISTEN, SYN_RECV, SYN_SENT
+from ustack.tcp.state import CLOSE, ESTABLISHED, FIN_WAIT2, LISTEN, SYN_RECV, SYN_SENT
 from ustack.tcp.timers import (
+    clamp_probe0,
     probe0_interval,
     rearm_rto,
     reset_xmit_timer,
@@ -119,7 +122,7 @@ def retransmit_timer(sk: TcpSock, now: int) -> None:
         return
     opening = sk.state in (SYN_SENT, SYN_RECV)
     if not sk.snd_wnd and not sk.dead and not opening:
-        if _window_probe_timed_out(sk, now):
+        if _window_probe_timed_out(sk, head, now):
             write_err(sk, now)
             return
         enter_loss(sk, now)
@@ -132,7 +135,7 @@ def retransmit_timer(sk: TcpSock, now: int) -> None:
     enter_loss(sk, now)
     sk.retransmits += 1
     if not retransmit_skb(sk, head, 1, now):
-        reset_xmit_timer(sk, PENDING_RETRANS, now + min(rto_ns(sk), _RESOURCE_PROBE_INTERVAL))
+        reset_xmit_timer(sk, PENDING_RETRANS, now + _RESOURCE_PROBE_INTERVAL)
         return
     if opening:
         sk.net.mib.inc("TcpExtTCPSynRetrans")
@@ -142,14 +145,16 @@ def retransmit_timer(sk: TcpSock, now: int) -> None:
 def _backoff_and_rearm(sk: TcpSock, now: int) -> None:
     """Wait twice as long for the next one, except for the first SYNs and thin streams."""
     sysctl = sk.net.sysctl
-    linear = sk.state == SYN_SENT and sk.retransmits <= sysctl.tcp_syn_linear_timeouts
     if (
         sysctl.tcp_thin_linear_timeouts
+        and sk.state == ESTABLISHED
         and sk.packets_out < 4
+        and not in_initial_slowstart(sk)
         and sk.retransmits <= _THIN_LINEAR_RETRIES
     ):
-        linear = True
-    if not linear:
+        sk.rtt.backoff = 0
+        sk.rtt.set_rto()
+    elif sk.state != SYN_SENT or sk.retransmits > sysctl.tcp_syn_linear_timeouts:
         sk.rtt.back_off()
     reset_xmit_timer(sk, PENDING_RETRANS, _clamp_to_user_timeout(sk, now))
 
@@ -162,13 +167,16 @@ def _clamp_to_user_timeout(sk: TcpSock, now: int) -> int:
     return at
 
 
-def _window_probe_timed_out(sk: TcpSock, now: int) -> bool:
+def _window_probe_timed_out(sk: TcpSock, head: Skb, now: int) -> bool:
     """The window is closed and data is in flight: how long may the peer be silent?
     (`tcp_rtx_probe0_timed_out`)"""
-    timeout = sk.user_timeout or 2 * sk.net.sysctl.tcp_rto_max_ms * MS
+    trying = now - (sk.retrans_stamp or head.tx_time)
+    timeout = 2 * sk.net.sysctl.tcp_rto_max_ms * MS
     if sk.user_timeout:
-        return bool(sk.retrans_stamp) and now - sk.retrans_stamp >= timeout
-    return now - sk.rcv_tstamp > timeout
+        if trying > sk.user_timeout:
+            return True
+        timeout = min(timeout, sk.user_timeout)
+    return now - sk.rcv_tstamp > timeout and trying > timeout
 
 
 def model_timeout(boundary: int, base_ns: int, rto_max_ns: int) -> int:
@@ -240,18 +248,19 @@ def _probe_timer(sk: TcpSock, now: int) -> None:
         write_err(sk, now)
         return
     sk.net.mib.inc("TcpExtTCPWinProbe")
-    write_wakeup(sk, now)
-    if not (sk.write_queue and sk.rtx_queue.head() is None):
+    sent = write_wakeup(sk, now)
+    if sk.rtx_queue or not sk.write_queue:
         sk.probes_out = 0
+        sk.probes_tstamp = 0
         sk.rtt.backoff = 0
         return
     sk.probes_out += 1
-    if sk.rtt.backoff < sk.net.sysctl.tcp_retries2:
-        sk.rtt.backoff += 1
-    at = now + probe0_interval(sk)
-    if sk.user_timeout:
-        at = min(at, max(sk.probes_tstamp + sk.user_timeout, now + MS))
-    reset_xmit_timer(sk, PENDING_PROBE0, at)
+    wait = _RESOURCE_PROBE_INTERVAL
+    if sent:
+        if sk.rtt.backoff < sk.net.sysctl.tcp_retries2:
+            sk.rtt.backoff += 1
+        wait = probe0_interval(sk)
+    reset_xmit_timer(sk, PENDING_PROBE0, clamp_probe0(sk, now + wait, now))
 
 
 # -- keepalive and FIN_WAIT2 ---------------------------------------------------------------
@@ -265,7 +274,7 @@ def _keepalive_timer(sk: TcpSock, now: int) -> None:
     if sk.state == FIN_WAIT2 and sk.dead:
         rest = fin_time(sk) - TIMEWAIT_LEN
         if sk.linger2 >= 0 and rest > 0:
-            time_wait(sk, FIN_WAIT2, TIMEWAIT_LEN, now)
+            time_wait(sk, FIN_WAIT2, rest, now)
             return
         send_active_reset(sk, now)
         done(sk, now)
