@@ -29,8 +29,8 @@ def code_words(path: Path) -> list[str]:
 
 
 def links(path: Path) -> list[str]:
-    """The targets of links, outside of blocks."""
-    return _LINK.findall(_FENCE.sub("", path.read_text()))
+    """The targets of links, outside of code."""
+    return _LINK.findall(_CODE.sub("", _FENCE.sub("", path.read_text())))
 
 
 def title(path: Path) -> str:
