@@ -196,7 +196,10 @@ _OPTIONS: dict[int, tuple[Getter, Setter]] = {
     TCP_WINDOW_CLAMP: (lambda sk, now: sk.window_clamp, _set_window_clamp),
     TCP_QUICKACK: (lambda sk, now: int(not sk.pingpong), _set_quickack),
     TCP_USER_TIMEOUT: (lambda sk, now: sk.user_timeout // MS, _set_user_timeout),
-    TCP_NOTSENT_LOWAT: (lambda sk, now: sk.effective_notsent_lowat(), _set_notsent_lowat),
+    TCP_NOTSENT_LOWAT: (
+        lambda sk, now: (sk.notsent_lowat ^ 0x80000000) - 0x80000000,  # as an int
+        _set_notsent_lowat,
+    ),
     TCP_INQ: (lambda sk, now: int(sk.inq_cmsg), _set_inq),
 }
 
