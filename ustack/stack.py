@@ -27,7 +27,7 @@ _PROTOCOLS = {SOCK_STREAM: IPPROTO_TCP, SOCK_DGRAM: IPPROTO_UDP}
 class Stack(IpHost):
     """A host with TCP and UDP.
 
-    Seams for whoever answers for any address: `tcp.on_syn`, `udp.on_flow`, `on_echo`.
+    Seams for whoever answers for any address: `tcp.catch_all`, `udp.on_flow`, `on_echo`.
     """
 
     def __init__(

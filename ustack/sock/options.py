@@ -193,6 +193,11 @@ def _set_mark(sk: Sock, number: int, value: bytes, now: int) -> None:
     sk.mark = number & 0xFFFFFFFF
 
 
+def _set_keepalive(sk: Sock, number: int, value: bytes, now: int) -> None:
+    sk.keepopen = number != 0
+    sk.on_keepalive_changed(now)
+
+
 def _set_rcvlowat(sk: Sock, number: int, value: bytes, now: int) -> None:
     sk.set_rcvlowat(INT_MAX if number < 0 else number or 1, now)
 
@@ -303,7 +308,7 @@ _SOCKET: dict[int, Option] = {
     SO_BROADCAST: _attr("broadcast"),
     SO_SNDBUF: (lambda sk, optlen, now: sk.sndbuf, _set_sndbuf),
     SO_RCVBUF: (lambda sk, optlen, now: sk.rcvbuf, _set_rcvbuf),
-    SO_KEEPALIVE: _attr("keepopen"),
+    SO_KEEPALIVE: (lambda sk, optlen, now: int(sk.keepopen), _set_keepalive),
     SO_OOBINLINE: _attr("oobinline"),
     SO_NO_CHECK: _attr("no_check"),
     SO_PRIORITY: (lambda sk, optlen, now: sk.priority, _set_priority),

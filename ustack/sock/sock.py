@@ -254,6 +254,9 @@ class Sock:
         if self.wmem_alloc << 1 <= self.sndbuf:
             self.wake_writers()
 
+    def on_keepalive_changed(self, now: int) -> None:
+        """SO_KEEPALIVE was set or cleared."""
+
     def on_rcvbuf_changed(self, now: int) -> None:
         """SO_RCVBUF was set."""
 

@@ -22,6 +22,7 @@ from ustack.io.memory import memory_pair
 from ustack.io.netlink import configure_link
 from ustack.io.timebase import TrioTime
 from ustack.io.tun import open_tun_device
+from ustack.link.gro import merge
 from ustack.link.loopback import Loopback
 from ustack.observe.pcapng import CaptureDevice, PcapngWriter, Tap
 from ustack.seeds import Seeds
@@ -44,6 +45,7 @@ async def open_tun(
     peers: Sequence[str] = ("10.9.0.1/24", "fd00:9::1/64"),
     mtu: int = 1500,
     offload: bool = True,
+    gro: bool = True,
     routes: Sequence[str] = (),
     seed: int | None = None,
     sysctl: Sysctl | None = None,
@@ -56,7 +58,8 @@ async def open_tun(
 
     `addresses` (CIDR) are the stack's own, `peers` those of the kernel's end of the link;
     `routes` are prefixes behind the stack that the kernel should send through it.
-    `offload`: exchange segments of up to 64 KiB with the kernel. `seed` makes ISNs, ports
+    `offload`: exchange segments of up to 64 KiB with the kernel. `gro`: where the kernel
+    hands over single segments, merge consecutive ones before TCP sees them. `seed` makes ISNs, ports
     and hash secrets repeatable. `pcap`: record every packet to that file (pcapng).
     `grace`: seconds to wait at the end for connections to close. `keep_memory`: tell this
     process's allocator not to give freed packets back to the system (`io.malloc`).
@@ -76,7 +79,7 @@ async def open_tun(
         core = Stack(seeds=Seeds(seed), loopback=Loopback(), sysctl=sysctl, wall_ns=wall_ns)
         driver = Driver(core)
         cleanup.callback(driver.close)
-        _attach(core, driver, source, device, addresses, file)
+        _attach(core, driver, source, device, addresses, file, gro and not source.vnet)
         for default in sorted({_DEFAULT_ROUTE[":" in cidr] for cidr in addresses}):
             core.add_route(default, core.routes.devices[-1])
         async with _running([(core, driver)], resolver, grace) as stacks:
@@ -122,11 +125,15 @@ def _attach(
     device: Device,
     addresses: Sequence[str],
     capture: BinaryIO | None,
+    gro: bool = False,
 ) -> None:
-    """Put `device` below the stack, with its addresses; record it if asked to."""
+    """Put `device` below the stack, with its addresses; record it if asked to. A capture
+    shows the packets as they were before they were merged."""
     if capture is not None:
         tap = Tap(PcapngWriter(capture, device.name), time.time_ns, device.mtu)
         source, device = _Recorded(source, tap), CaptureDevice(device, tap)
+    if gro:
+        source = _Merged(source)
     core.add_device(device)
     for cidr in addresses:
         core.add_address(device, cidr)
@@ -145,6 +152,18 @@ class _Recorded:
         frames = self._source.read_batch()
         self._tap.inbound(frames)
         return frames
+
+
+class _Merged:
+    """A source whose consecutive segments of one flow come as one frame."""
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self.fileno = source.fileno
+
+    def read_batch(self) -> list[Frame]:
+        frames = self._source.read_batch()
+        return merge(frames) if len(frames) > 1 else frames
 
 
 @asynccontextmanager

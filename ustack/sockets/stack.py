@@ -7,6 +7,7 @@ end, close what is still open.
 
 from __future__ import annotations
 
+import errno
 import socket
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ import trio
 from ustack.io.driver import Driver
 from ustack.io.ops import drive
 from ustack.observe import ss
+from ustack.sock.errors import error
 from ustack.sock.sock import Sock
 from ustack.sock.wait import Op
 from ustack.sockets import streams
@@ -94,6 +96,8 @@ class NetworkStack:
         SOCK_NONBLOCK may be added to `type`. OSError EAFNOSUPPORT, ESOCKTNOSUPPORT,
         EPROTONOSUPPORT, EINVAL, EMFILE as socket(2).
         """
+        if len(self._sockets) >= self.sansio.sysctl.max_sockets:
+            raise error(errno.EMFILE)
         return self.adopt(self.sansio.socket(family, type, proto), proto)
 
     def adopt(self, sk: Sock, proto: int = 0) -> SocketType:
