@@ -45,6 +45,7 @@ from ustack.tcp.sock import (
 from ustack.tcp.state import CLOSE, ESTABLISHED, FIN_WAIT2, LISTEN, SYN_RECV, SYN_SENT
 from ustack.tcp.timers import (
     clamp_probe0,
+    in_ticks,
     probe0_interval,
     rearm_rto,
     reset_xmit_timer,
@@ -155,6 +156,7 @@ def _backoff_and_rearm(sk: TcpSock, now: int) -> None:
         sk.rtt.backoff = 0
         sk.rtt.set_rto()
     elif sk.state != SYN_SENT or sk.retransmits > sysctl.tcp_syn_linear_timeouts:
+        sk.rtt.rto_us = in_ticks(sk, sk.rtt.rto_us)
         sk.rtt.back_off()
     reset_xmit_timer(sk, PENDING_RETRANS, _clamp_to_user_timeout(sk, now))
 

@@ -93,9 +93,18 @@ def _rto_expiry(sk: TcpSock) -> int:
     return NEVER if head is None else head.tx_time + sk.rtt.rto_us * 1000
 
 
+def in_ticks(sk: TcpSock, us: int) -> int:
+    """Whole ticks if the stack has them (`hz`): the kernel doubles intervals so rounded."""
+    hz: int = sk.net.sysctl.hz
+    if not hz:
+        return us
+    tick = 1_000_000 // hz
+    return -(-us // tick) * tick
+
+
 def probe0_base(sk: TcpSock) -> int:
     """The first zero-window probe interval in ns: RTO, at least 200 ms."""
-    return max(sk.rtt.rto_us, sk.net.sysctl.tcp_rto_min_us) * 1000
+    return in_ticks(sk, max(sk.rtt.rto_us, sk.net.sysctl.tcp_rto_min_us)) * 1000
 
 
 def probe0_interval(sk: TcpSock) -> int:
