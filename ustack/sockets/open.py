@@ -59,8 +59,8 @@ async def open_tun(
     `addresses` (CIDR) are the stack's own, `peers` those of the kernel's end of the link;
     `routes` are prefixes behind the stack that the kernel should send through it.
     `offload`: exchange segments of up to 64 KiB with the kernel. `gro`: where the kernel
-    hands over single segments, merge consecutive ones before TCP sees them. `seed` makes ISNs, ports
-    and hash secrets repeatable. `pcap`: record every packet to that file (pcapng).
+    hands over single segments, merge consecutive ones before TCP sees them. `seed` makes
+    ISNs, ports and hash secrets repeatable. `pcap`: record every packet to that file (pcapng).
     `grace`: seconds to wait at the end for connections to close. `keep_memory`: tell this
     process's allocator not to give freed packets back to the system (`io.malloc`).
 
