@@ -28,24 +28,32 @@ from typing import TYPE_CHECKING
 from ustack.sock.addr import ANY4, ANY6, is_multicast, normalize
 from ustack.sock.deadlines import NEVER
 from ustack.sock.errors import error
-from ustack.sock.sock import AF_INET6, BINDADDR_LOCK
+from ustack.sock.sock import AF_INET6, BINDPORT_LOCK
 from ustack.sock.truesize import TX_OVERHEAD
 from ustack.sock.wait import Op, Wait
 from ustack.tcp import rcvbuf
+from ustack.tcp.acking import enter_quickack_mode
+from ustack.tcp.congestion.base import INFINITE_SSTHRESH
 from ustack.tcp.lifecycle import disconnect, reset, set_state
-from ustack.tcp.mss import TSTAMP_LEN, advertise_mss
+from ustack.tcp.mss import TSTAMP_LEN, advertise_mss, default_mss
 from ustack.tcp.output import sndbuf_expand, sync_mss
 from ustack.tcp.pacing import PACING_UNLIMITED, update_pacing_rate
 from ustack.tcp.segment import Segment
 from ustack.tcp.skb import Skb
 from ustack.tcp.sock import (
+    ACK_SCHED,
+    ACK_TIMER,
+    MAX_QUICKACKS,
     MS,
     PENDING_RETRANS,
+    T_DELACK,
     T_KEEPALIVE,
+    TCP_DELACK_MAX,
     TCP_INIT_CWND,
     TcpSock,
 )
 from ustack.tcp.state import (
+    CA_OPEN,
     CLOSE,
     ESTABLISHED,
     LISTEN,
@@ -56,12 +64,15 @@ from ustack.tcp.state import (
     SYN_RECV,
     SYN_SENT,
 )
-from ustack.tcp.timers import clear_xmit_timer, reset_xmit_timer, rto_ns, send_delayed_ack
+from ustack.tcp.timers import clear_xmit_timer, reset_xmit_timer, rto_ns
 from ustack.tcp.transmit import send_ack, transmit_skb
 from ustack.wire.tcp import ACK, RST, SYN
 
 if TYPE_CHECKING:
     from ustack.tcp.listen import Request
+
+TIMEOUT_MIN = 8 * MS  # two ticks of the kernel's clock
+TIMEOUT_FALLBACK = 3_000_000  # us
 
 
 # -- connect(2) ----------------------------------------------------------------------------
@@ -80,7 +91,7 @@ def connect(sk: TcpSock, addr: tuple[bytes, int] | None, now: int) -> None | Op[
         budget = sk.wait_budget(sk.sndtimeo, 0)
         if not budget:
             raise error(EINPROGRESS)
-        return _wait_connected(sk, now + budget if budget < NEVER else None)
+        return _wait_connected(sk, now, now + budget if budget < NEVER else None)
     if sk.sock_state == SS_CONNECTING:
         return _continue(sk, now)
     raise error(EISCONN)
@@ -92,34 +103,30 @@ def _continue(sk: TcpSock, now: int) -> None | Op[None]:
         budget = sk.wait_budget(sk.sndtimeo, 0)
         if not budget:
             raise error(EALREADY)
-        return _wait_connected(sk, now + budget if budget < NEVER else None, EALREADY)
-    _outcome(sk)
+        return _wait_connected(sk, now, now + budget if budget < NEVER else None, EALREADY)
+    _outcome(sk, now)
     return None
 
 
-def _outcome(sk: TcpSock) -> None:
-    """How the attempt ended."""
-    sk.sock_state = SS_CONNECTED if sk.state != CLOSE else SS_UNCONNECTED
-    if sk.state == CLOSE:
-        err = sk.sock_error() or ECONNABORTED
-        _forget_attempt(sk)
-        raise error(err)
+def _outcome(sk: TcpSock, now: int) -> None:
+    """How the attempt ended. A failed one leaves the socket as new (rule C-12)."""
+    if sk.state != CLOSE:
+        sk.sock_state = SS_CONNECTED
+        return
+    err = sk.sock_error() or ECONNABORTED
+    sk.sock_state = SS_UNCONNECTED
+    disconnect(sk, now)
+    raise error(err)
 
 
-def _forget_attempt(sk: TcpSock) -> None:
-    """A failed attempt leaves the socket as new (rule C-12)."""
-    sk.shutdown = 0
-    if not sk.userlocks & BINDADDR_LOCK:
-        sk.saddr = sk.rcv_saddr = b""
-    sk.host.reset_connection(sk)
-
-
-def _wait_connected(sk: TcpSock, deadline: int | None, late: int = EINPROGRESS) -> Op[None]:
+def _wait_connected(
+    sk: TcpSock, now: int, deadline: int | None, late: int = EINPROGRESS
+) -> Op[None]:
     while sk.state in (SYN_SENT, SYN_RECV):
-        now = yield Wait(sk.wait_queue, deadline)  # interrupted, the handshake goes on
-        if sk.state in (SYN_SENT, SYN_RECV) and deadline is not None and now >= deadline:
+        if deadline is not None and now >= deadline:
             raise error(late)
-    _outcome(sk)
+        now = yield Wait(sk.wait_queue, deadline)  # interrupted, the handshake goes on
+    _outcome(sk, now)
 
 
 def _start(sk: TcpSock, addr: tuple[bytes, int], now: int) -> None:
@@ -193,7 +200,7 @@ def connect_init(sk: TcpSock, now: int) -> None:
     """Windows and sizes of a SYN (`tcp_connect_init`)."""
     assert sk.dst is not None  # connect has just routed
     sysctl = sk.net.sysctl
-    sk.mss_clamp = sk.user_mss or 0xFFFF
+    sk.mss_clamp = sk.user_mss or default_mss(sk.dst.version == 6)
     sk.max_window = 0
     sync_mss(sk, sk.dst.mtu(now))
     sk.advmss = advertise_mss(sk.dst.dev.mtu, sk.dst.version == 6, sk.user_mss, sysctl.min_adv_mss)
@@ -215,7 +222,7 @@ def synsent_input(
     if flags & ACK:
         if seg.ack <= sk.snd_una or seg.ack > sk.snd_nxt:
             if not sk.retransmits:
-                reset_xmit_timer(sk, PENDING_RETRANS, seg.now + 8 * MS)
+                reset_xmit_timer(sk, PENDING_RETRANS, seg.now + TIMEOUT_MIN)
             return bool(flags & RST)
         if not _timestamp_echo_ok(sk, seg):
             sk.net.mib.inc("TcpExtPAWSActive")
@@ -242,7 +249,7 @@ def _timestamp_echo_ok(sk: TcpSock, seg: Segment) -> bool:
     now_ts = seg.now // MS + sk.tsoffset
     first_ts = sk.retrans_stamp // MS + sk.tsoffset
     age = (now_ts - options.tsecr) & 0xFFFFFFFF
-    return age <= now_ts - first_ts + 1
+    return age <= now_ts - first_ts
 
 
 def _take_options(sk: TcpSock, seg: Segment) -> None:
@@ -260,8 +267,8 @@ def _take_options(sk: TcpSock, seg: Segment) -> None:
         sk.ts_recent = options.tsval
         sk.ts_recent_stamp = seg.now
         sk.advmss -= TSTAMP_LEN
-    clamp = options.mss or 536
-    sk.mss_clamp = min(clamp, sk.user_mss) if sk.user_mss else clamp
+    if options.mss:
+        sk.mss_clamp = min(options.mss, sk.user_mss or options.mss)
 
 
 def _take_irs(sk: TcpSock, seg: Segment) -> None:
@@ -280,14 +287,16 @@ def _synack_for_us(sk: TcpSock, seg: Segment) -> None:
     _take_irs(sk, seg)
     sk.snd_wl1 = seg.seq
     _syn_acked(sk, seg)
-    sk.snd_una = seg.ack
+    sk.bytes_acked += seg.ack - sk.snd_una
+    sk.snd_una = sk.snd_up = seg.ack
     sk.snd_wnd = sk.max_window = seg.window
     sync_mss(sk, sk.dst.mtu(now))
     rcvbuf.initialize_rcv_mss(sk)
     _finish_connect(sk, now)
-    if sk.write_queue or sk.defer_accept or sk.pingpong:
-        sk.ack_pending |= 1
-        send_delayed_ack(sk, now)
+    if sk.write_pending or sk.defer_accept or sk.pingpong:
+        enter_quickack_mode(sk, MAX_QUICKACKS)  # data, or the timer, will carry the ACK
+        sk.ack_pending |= ACK_SCHED | ACK_TIMER
+        sk.arm(T_DELACK, now + TCP_DELACK_MAX)
     else:
         send_ack(sk, now)
 
@@ -313,14 +322,20 @@ def _syn_acked(sk: TcpSock, seg: Segment) -> None:
             sk.rtt.sample(rtt_us, seg.ack, sk.snd_nxt)
         sk.delivered += 1
         sk.delivered_at = seg.now
-    sk.ca_state = 0
+    sk.ca_state = CA_OPEN
+    sk.retransmits = 0
+    sk.err_soft = 0
+    sk.rcv_tstamp = seg.now
     clear_xmit_timer(sk)
 
 
 def _finish_connect(sk: TcpSock, now: int) -> None:
     """`tcp_finish_connect`."""
     set_state(sk, ESTABLISHED)
+    sk.lrcvtime = now
     init_transfer(sk, now)
+    sk.retrans_stamp = 0
+    sk.undo_marker = None
     sk.lsndtime = now
     if sk.keepopen:
         sk.arm(T_KEEPALIVE, now + sk.keepalive_time)
@@ -358,8 +373,8 @@ def create_child(request: Request, seg: Segment) -> TcpSock:
     sk.saddr = sk.rcv_saddr = request.saddr
     sk.daddr = request.daddr
     sk.sport, sk.dport = request.sport, request.dport
-    sk.dst = host.net.route(sk.daddr, sk.saddr, sk.bindtodevice)
-    host.ports.inherit(sk, parent)
+    sk.dst = request.dst
+    host.ports.inherit(sk, parent if parent.sport else sk)
     reset_sequences(sk, request.iss + 1)
     sk.iss = request.iss
     sk.irs = request.irs
@@ -374,17 +389,15 @@ def create_child(request: Request, seg: Segment) -> TcpSock:
         sk.window_clamp = min(sk.window_clamp, 65535)
     sk.ts_recent, sk.ts_recent_stamp = request.ts_recent, seg.now if request.tstamp_ok else 0
     sk.advmss = request.advmss - (TSTAMP_LEN if sk.tstamp_ok else 0)
-    sk.mss_clamp = min(request.mss, sk.user_mss) if sk.user_mss else request.mss
+    sk.mss_clamp = min(request.mss, sk.user_mss or request.mss)
     sk.snd_wnd = sk.max_window = seg.window << sk.snd_wscale
-    sk.rcv_tstamp = sk.lsndtime = seg.now
+    sk.rcv_tstamp = sk.lsndtime = sk.lrcvtime = seg.now
     sync_mss(sk, sk.dst.mtu(seg.now))
     rcvbuf.initialize_rcv_mss(sk)
-    sk.retrans_stamp = 0
     sk.total_retrans = request.num_retrans
-    if not request.num_retrans:
-        rtt_us = (seg.now - request.sent_at) // 1000
-        sk.min_rtt.update(seg.now // 1000, max(rtt_us, 1))
-        sk.rtt.sample(rtt_us, sk.snd_una, sk.snd_nxt)
+    if request.num_timeout:
+        sk.undo_marker = request.iss
+    _synack_rtt(sk, seg, -1 if request.num_retrans else (seg.now - request.sent_at) // 1000)
     sk.state = SYN_RECV
     host.hash(sk)
     host.net.mib.inc("TcpPassiveOpens")
@@ -396,29 +409,44 @@ _INHERITED = (
     "keepalive_probes", "linger", "linger_time", "linger2", "oobinline", "rcvlowat", "priority",
     "mark", "user_mss", "notsent_lowat", "user_timeout", "tos", "ttl", "pmtudisc", "bindtodevice",
     "reuse", "reuseport", "rcvtimeo", "sndtimeo", "recverr", "v6only", "max_pacing_rate",
-    "syn_retries", "scaling_ratio", "timestamp", "inq_cmsg",
+    "syn_retries", "scaling_ratio", "timestamp", "inq_cmsg", "peek_off", "inet_flags", "minttl",
+    "freebind", "pingpong",
 )  # fmt: skip
 
 
 def _inherit(sk: TcpSock, parent: TcpSock) -> None:
     for name in _INHERITED:
         setattr(sk, name, getattr(parent, name))
+    sk.userlocks &= ~BINDPORT_LOCK
     if parent.ca_name != sk.ca_name:
         sk.ca_name = parent.ca_name
         sk.cc = sk.host.new_congestion_control(parent.ca_name)
 
 
+def _synack_rtt(sk: TcpSock, seg: Segment, rtt_us: int) -> None:
+    """The round trip of our SYN-ACK; if it was repeated (-1), what the echoed timestamp
+    says (rule D-3, `tcp_synack_rtt_meas`)."""
+    if rtt_us < 0 and sk.tstamp_ok and seg.options.tsecr:
+        rtt_us = ((seg.now // MS + sk.tsoffset - seg.options.tsecr) & 0xFFFFFFFF) * 1000
+    if rtt_us >= 0:
+        sk.min_rtt.update(seg.now // 1000, max(rtt_us, 1))
+        sk.rtt.sample(rtt_us, sk.snd_una, sk.snd_nxt)
+
+
 def synack_received(sk: TcpSock, seg: Segment) -> None:
     """The ACK of our SYN-ACK: ESTABLISHED."""
     now = seg.now
+    sk.delivered += 1
+    if not sk.rtt.srtt_us:
+        _synack_rtt(sk, seg, -1)
     init_transfer(sk, now)
+    sk.retrans_stamp = 0
+    sk.undo_marker = None
     sk.copied_seq = sk.rcv_nxt
     set_state(sk, ESTABLISHED)
     sk.snd_una = seg.ack
-    sk.snd_wnd = seg.window << sk.snd_wscale
+    sk.snd_wnd = seg.window if seg.flags & SYN else seg.window << sk.snd_wscale
     sk.snd_wl1 = seg.seq
-    if sk.rtt.srtt_us == 0 and sk.total_retrans:
-        sk.rtt.rto_us = 3_000_000  # the SYN-ACK was repeated and told us nothing (D-3)
     sk.lsndtime = now
     rcvbuf.initialize_rcv_mss(sk)
     if sk.keepopen:
@@ -430,8 +458,12 @@ def synack_received(sk: TcpSock, seg: Segment) -> None:
 
 def init_transfer(sk: TcpSock, now: int) -> None:
     """What an established connection has (`tcp_init_transfer`)."""
+    if not sk.rtt.srtt_us:
+        sk.rtt.rto_us = TIMEOUT_FALLBACK  # what was repeated told us nothing (D-3)
     cc = sk.cc
-    cc.snd_cwnd = 1 if sk.total_retrans > 1 and sk.retrans_stamp else TCP_INIT_CWND
+    lossy = sk.total_retrans > 1 and sk.undo_marker is not None
+    cc.snd_cwnd = 1 if lossy else TCP_INIT_CWND
+    cc.snd_ssthresh = INFINITE_SSTHRESH  # a SYN that had to be repeated says nothing of it
     sk.snd_cwnd_stamp = now
     cc.init(now)
     rcvbuf.init_buffer_space(sk, now)

@@ -21,12 +21,12 @@ from ustack.sock.errors import error
 from ustack.sock.icmp import IcmpError
 from ustack.sock.net import Net
 from ustack.sock.ports import PortTable
-from ustack.sock.sock import AF_INET
+from ustack.sock.sock import AF_INET, BINDPORT_LOCK
 from ustack.tcp import icmp, timeouts
 from ustack.tcp.congestion.base import AckSample, CongestionControl
 from ustack.tcp.congestion.registry import registry
 from ustack.tcp.input import rcv
-from ustack.tcp.listen import Request, conn_request, listen_input
+from ustack.tcp.listen import Request, listen_input
 from ustack.tcp.proto import TcpProto
 from ustack.tcp.retransmit import tsq_write
 from ustack.tcp.segment import Segment
@@ -131,9 +131,11 @@ class TcpHost:
             self.catch_all = None
 
     def reset_connection(self, sk: TcpSock) -> None:
-        """A socket whose connection is over becomes as new (`tcp_disconnect`)."""
+        """A socket whose connection is over becomes as new, but for a port that the user
+        has chosen (`tcp_disconnect`)."""
         self.unhash(sk)
-        self.put_port(sk)
+        if not sk.userlocks & BINDPORT_LOCK:
+            self.put_port(sk)
         sk.init_connection()
         sk.daddr = b""
         sk.dport = 0
@@ -222,7 +224,7 @@ class TcpHost:
 
     def _rcv_new(self, rx: RxPacket, seg: Segment, key: bytes) -> None:
         """No connection has this 4-tuple."""
-        if is_multicast(rx.dst) or rx.dst == b"\xff\xff\xff\xff":
+        if is_multicast(rx.dst) or not self.net.is_local(rx.dst):  # also a broadcast address
             self.net.mib.drop("PKT_TYPE")
             return
         listener = self.lookup_listener(rx, seg.dport, key)
@@ -239,13 +241,14 @@ class TcpHost:
             if listener is not None:
                 tw.kill()
                 self.net.mib.inc("TcpExtTWRecycled")
-                conn_request(listener, seg, key, (tw.snd_nxt + _TW_ISN_STEP) & MASK or 1)
+                listen_input(listener, seg, key, (tw.snd_nxt + _TW_ISN_STEP) & MASK or 1)
                 return
             verdict = TW_ACK
         if verdict == TW_ACK:
             tw.send_ack(seg.now)
         elif verdict == TW_RST:
             self.send_reset(seg)
+            tw.kill()
 
     def send_reset(self, seg: Segment) -> None:
         """Answer a segment that fits nothing (rule C-22, `tcp_v4_send_reset`)."""

@@ -11,18 +11,25 @@ Sources: RFC 5927, Linux `tcp_v4_err`, `tcp_v4_mtu_reduced`; rules A-42, C-17, E
 
 from __future__ import annotations
 
-from errno import EHOSTUNREACH, EMSGSIZE
+from errno import EMSGSIZE
 from typing import TYPE_CHECKING
 
 from ustack.sock.error_queue import queue_icmp
 from ustack.sock.icmp import IcmpError, icmp_err_convert
-from ustack.sock.sock import PMTUDISC_DONT
-from ustack.tcp.lifecycle import done
+from ustack.sock.sock import PMTUDISC_DONT, PMTUDISC_INTERFACE, PMTUDISC_OMIT
+from ustack.tcp.lifecycle import done_with_error
 from ustack.tcp.listen import Request
 from ustack.tcp.output import reroute, sync_mss
 from ustack.tcp.pmtu import simple_retransmit
 from ustack.tcp.sock import TcpSock
 from ustack.tcp.state import CLOSE, LISTEN, SYN_RECV, SYN_SENT
+from ustack.wire.icmp import (
+    DEST_UNREACH,
+    HOST_UNREACH,
+    NET_UNREACH,
+    PARAM_PROBLEM,
+    TIME_EXCEEDED,
+)
 from ustack.wire.seq import unwrap
 
 if TYPE_CHECKING:
@@ -38,38 +45,46 @@ def icmp_err(host: TcpHost, e: IcmpError) -> None:
     key = e.dst + e.src + bytes(quoted[2:4]) + bytes(quoted[0:2])
     owner = host.established.get(key)
     seq = int.from_bytes(quoted[4:8], "big")
-    errno, _ = icmp_err_convert(e.version, e.type, e.code)
+    errno, fatal = icmp_err_convert(e.version, e.type, e.code)
     if isinstance(owner, TcpSock):
         _sock_err(owner, e, errno, seq)
     elif isinstance(owner, Request):
-        if seq == owner.iss & 0xFFFFFFFF and errno != EMSGSIZE:
+        if seq != owner.iss & 0xFFFFFFFF:
+            host.net.mib.inc("TcpExtOutOfWindowIcmps")
+        elif fatal if e.version == 6 else _aborts_request(e):
             host.net.mib.inc("TcpExtListenDrops")
             owner.forget()
-        elif seq != owner.iss & 0xFFFFFFFF:
-            host.net.mib.inc("TcpExtOutOfWindowIcmps")
+    elif owner is None:
+        host.net.mib.inc("Icmp6InErrors" if e.version == 6 else "IcmpInErrors")
+
+
+def _aborts_request(e: IcmpError) -> bool:
+    """IPv4: what ends a half-open request (`tcp_v4_err`). A port cannot be unreachable that
+    has just sent a SYN."""
+    if e.type == DEST_UNREACH:
+        return e.code in (NET_UNREACH, HOST_UNREACH)
+    return e.type in (TIME_EXCEEDED, PARAM_PROBLEM)
 
 
 def _sock_err(sk: TcpSock, e: IcmpError, errno: int, raw_seq: int) -> None:
-    if sk.state in (CLOSE, LISTEN):
+    if sk.state in (CLOSE, LISTEN) or not errno:
         return
     seq = unwrap(raw_seq, sk.snd_una)
     if not sk.snd_una <= seq <= sk.snd_nxt:
         sk.net.mib.inc("TcpExtOutOfWindowIcmps")
         return
     if errno == EMSGSIZE:
-        if sk.pmtudisc != PMTUDISC_DONT:
+        if sk.pmtudisc not in (PMTUDISC_DONT, PMTUDISC_INTERFACE, PMTUDISC_OMIT):
             _mtu_reduced(sk, e)
         return
     if sk.state in (SYN_SENT, SYN_RECV):
         queue_icmp(sk, e, errno, sk.dport, b"")
-        sk.err = errno
-        sk.error_report()
-        done(sk, e.now)
+        done_with_error(sk, errno, e.now)
     elif sk.recverr6 if e.version == 6 else sk.recverr:
         sk.err = errno
         sk.error_report()
     else:
-        sk.err_soft = errno or EHOSTUNREACH
+        sk.err_soft = errno
 
 
 def _mtu_reduced(sk: TcpSock, e: IcmpError) -> None:

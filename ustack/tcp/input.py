@@ -14,16 +14,17 @@ Sources: RFC 9293, Linux `tcp_rcv_established`, `tcp_rcv_state_process`; rules C
 from __future__ import annotations
 
 from ustack.sock.sock import RCV_SHUTDOWN, SEND_SHUTDOWN
-from ustack.tcp.ack import ACK_OK, ACK_REJECTED, tcp_ack
+from ustack.tcp.ack import ACK_REJECTED, tcp_ack
 from ustack.tcp.acking import ack_snd_check
 from ustack.tcp.data import data_queue, urg
 from ustack.tcp.handshake import synack_received, synsent_input
 from ustack.tcp.lifecycle import (
     done,
-    fin_time,
     orphan_fin_wait2,
+    orphan_fin_wait2_with_fin,
     reset,
     set_state,
+    shutdown_send,
     time_wait,
 )
 from ustack.tcp.output import check_space, push_pending_frames
@@ -44,7 +45,10 @@ from ustack.tcp.state import (
 )
 from ustack.tcp.timewait import TIMEWAIT_LEN
 from ustack.tcp.validate import OK, RESET, validate_incoming
-from ustack.wire.tcp import ACK, RST, SYN, URG
+from ustack.wire.tcp import ACK, FIN, RST, SYN, URG
+
+# what `_all_acked` says: process the rest, nothing is left to do, answer with a RST
+GO_ON, CONSUMED, REFUSED = 0, 1, 2
 
 
 def rcv(sk: TcpSock, seg: Segment) -> bool:
@@ -133,66 +137,71 @@ def _state_process(sk: TcpSock, seg: Segment) -> bool:
         return True
     if not _validated(sk, seg):
         return True
-    if not seg.flags & ACK:
-        return True
-    if tcp_ack(sk, seg) != ACK_OK and sk.state == SYN_RECV:
-        return False
     if sk.state == SYN_RECV:
+        if not sk.snd_una <= seg.ack <= sk.snd_nxt:
+            return False
+        tcp_ack(sk, seg)
         synack_received(sk, seg)
-    elif _closing_ack(sk, seg):
+        if sk.shutdown & SEND_SHUTDOWN:
+            shutdown_send(sk, seg.now)
+    elif tcp_ack(sk, seg) == ACK_REJECTED:
+        sk.net.mib.drop("TCP_UNSENT_ACK")
         return True
+    elif sk.snd_una == sk.write_seq:
+        verdict = _all_acked(sk, seg)
+        if verdict != GO_ON:
+            return verdict == CONSUMED
     return _late_text(sk, seg)
 
 
-def _closing_ack(sk: TcpSock, seg: Segment) -> bool:
-    """Our FIN may have been acknowledged; true if the segment is dealt with."""
-    if sk.snd_una != sk.write_seq or sk.state not in (FIN_WAIT1, CLOSING, LAST_ACK):
-        return False
-    now = seg.now
+def _all_acked(sk: TcpSock, seg: Segment) -> int:
+    """Everything is acknowledged; where we have sent a FIN, that too."""
     if sk.state == FIN_WAIT1:
         return _fin_acked(sk, seg)
     if sk.state == CLOSING:
-        time_wait(sk, TIME_WAIT, TIMEWAIT_LEN, now)
-    else:
-        done(sk, now)
-    return True
+        time_wait(sk, TIME_WAIT, TIMEWAIT_LEN, seg.now)
+        return CONSUMED
+    if sk.state == LAST_ACK:
+        done(sk, seg.now)
+        return CONSUMED
+    return GO_ON
 
 
-def _fin_acked(sk: TcpSock, seg: Segment) -> bool:
+def _fin_acked(sk: TcpSock, seg: Segment) -> int:
     """FIN_WAIT1 -> FIN_WAIT2; an orphan becomes a light object, or is reset by data."""
-    now = seg.now
     set_state(sk, FIN_WAIT2)
     sk.shutdown |= SEND_SHUTDOWN
     if not sk.dead:
         sk.state_change()
-        return False
-    if sk.linger2 < 0:
-        done(sk, now)
+        return GO_ON
+    if sk.linger2 < 0 or _has_new_data(sk, seg):
+        done(sk, seg.now)
         sk.net.mib.inc("TcpExtTCPAbortOnData")
-        return True
-    if seg.end_seq != seg.seq and seg.end_seq - (seg.flags & 1) > sk.rcv_nxt:
-        done(sk, now)
-        sk.net.mib.inc("TcpExtTCPAbortOnData")
-        sk.host.send_reset(seg)
-        return True
-    if seg.flags & 1 or fin_time(sk) > TIMEWAIT_LEN:
-        return False  # its FIN, if any, is processed with the text
-    orphan_fin_wait2(sk, now)
-    return True
+        return REFUSED
+    if seg.flags & FIN:
+        orphan_fin_wait2_with_fin(sk, seg.now)
+        return GO_ON
+    orphan_fin_wait2(sk, seg.now)
+    return CONSUMED if sk.state == CLOSE else GO_ON
+
+
+def _has_new_data(sk: TcpSock, seg: Segment) -> bool:
+    """Payload that we do not have yet; a FIN is none."""
+    return seg.end_seq != seg.seq and seg.end_seq - (seg.flags & FIN) > sk.rcv_nxt
 
 
 def _late_text(sk: TcpSock, seg: Segment) -> bool:
     """Payload and FIN in the states around and after ESTABLISHED (rule C-29)."""
     state = sk.state
     if state in (CLOSE_WAIT, CLOSING, LAST_ACK) and seg.seq >= sk.rcv_nxt:
+        if seg.flags & URG or sk.urg_data:
+            urg(sk, seg)
         data_snd_check(sk, seg.now)
         ack_snd_check(sk, seg.now)
         return True  # nothing can follow a FIN
-    if state in (FIN_WAIT1, FIN_WAIT2) and sk.shutdown & RCV_SHUTDOWN:
-        beyond = seg.end_seq - (seg.flags & 1) > sk.rcv_nxt
-        if seg.end_seq != seg.seq and beyond:
-            sk.net.mib.inc("TcpExtTCPAbortOnData")
-            reset(sk, seg.now)
-            return False
+    if state != ESTABLISHED and sk.shutdown & RCV_SHUTDOWN and _has_new_data(sk, seg):
+        sk.net.mib.inc("TcpExtTCPAbortOnData")
+        reset(sk, seg.now)
+        return False
     _process_text(sk, seg)
     return True

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from errno import ECONNREFUSED, ECONNRESET, EINVAL, ENOTCONN, EPIPE, ETIMEDOUT
 
+from ustack.sock import error_queue
 from ustack.sock.deadlines import NEVER
 from ustack.sock.errors import error
 from ustack.sock.sock import (
@@ -99,7 +100,9 @@ def destroy(sk: TcpSock, now: int) -> None:
     """Give back everything a dead socket holds (`inet_csk_destroy_sock`)."""
     write_queue_purge(sk, now)
     receive_purge(sk)
+    error_queue.purge(sk)
     sk.host.put_port(sk)
+    sk.net.deadlines.forget(sk)
 
 
 def write_queue_purge(sk: TcpSock, now: int) -> None:
@@ -115,35 +118,33 @@ def write_queue_purge(sk: TcpSock, now: int) -> None:
 
 def receive_purge(sk: TcpSock) -> None:
     """Drop everything received and unread."""
-    sk.receive_queue.purge()
-    sk.ofo_queue.purge()
+    sk.rmem_alloc -= sk.receive_queue.purge() + sk.ofo_queue.purge()
     sk.sacks.reset()
-    sk.rmem_alloc = 0
 
 
 def write_err(sk: TcpSock, now: int) -> None:
     """We have given up on the peer (`tcp_write_err`)."""
-    sk.err = sk.err_soft or ETIMEDOUT
-    sk.error_report()
+    done_with_error(sk, sk.err_soft or ETIMEDOUT, now)
+    sk.net.mib.inc("TcpExtTCPAbortOnTimeout")
+
+
+def done_with_error(sk: TcpSock, err: int, now: int) -> None:
+    """The connection is over, and this is why (`tcp_done_with_error`)."""
+    sk.err = err
     write_queue_purge(sk, now)
     done(sk, now)
-    sk.net.mib.inc("TcpExtTCPAbortOnTimeout")
+    if not sk.dead:
+        sk.error_report()
 
 
 def reset(sk: TcpSock, now: int) -> None:
     """A valid RST has come (rule C-21, `tcp_reset`). Unread data stays readable."""
     if sk.state == SYN_SENT:
-        sk.err = ECONNREFUSED
+        done_with_error(sk, ECONNREFUSED, now)
     elif sk.state == CLOSE_WAIT:
-        sk.err = EPIPE
-    elif sk.state == CLOSE:
-        return
-    else:
-        sk.err = ECONNRESET
-    write_queue_purge(sk, now)
-    done(sk, now)
-    if not sk.dead:
-        sk.error_report()
+        done_with_error(sk, EPIPE, now)
+    elif sk.state != CLOSE:
+        done_with_error(sk, ECONNRESET, now)
 
 
 def fin(sk: TcpSock, now: int) -> None:
@@ -214,7 +215,7 @@ def close(sk: TcpSock, now: int) -> None | Op[None]:
         _orphan(sk, now)
         return None
     unread = _unread(sk)
-    receive_purge(sk)
+    sk.rmem_alloc -= sk.receive_queue.purge()
     if sk.state == CLOSE:
         _orphan(sk, now)
         return None
@@ -266,6 +267,7 @@ def _orphan(sk: TcpSock, now: int) -> None:
     """From here on the socket has no owner (rule A-76)."""
     sk.dead = True
     sk.socket = None
+    sk.state_change()  # whoever waits in another call of this socket
     if sk.state == FIN_WAIT2:
         if sk.linger2 < 0:
             send_active_reset(sk, now)
@@ -295,6 +297,13 @@ def orphan_fin_wait2(sk: TcpSock, now: int) -> None:
         time_wait(sk, FIN_WAIT2, timeo, now)
 
 
+def orphan_fin_wait2_with_fin(sk: TcpSock, now: int) -> None:
+    """As above, but the segment carries a FIN that is yet to be processed: the socket
+    stays for it."""
+    timeo = fin_time(sk)
+    sk.arm(T_KEEPALIVE, now + timeo - (TIMEWAIT_LEN if timeo > TIMEWAIT_LEN else 0))
+
+
 # -- shutdown and disconnect ---------------------------------------------------------------
 
 
@@ -318,10 +327,16 @@ def shutdown(sk: TcpSock, how: int, now: int) -> None:
         sk.sock_state = SS_UNCONNECTED
     else:
         sk.shutdown |= mask
-        if mask & SEND_SHUTDOWN and sk.state in (ESTABLISHED, SYN_RECV, CLOSE_WAIT):
-            if close_state(sk):
-                send_fin(sk, now)
+        if mask & SEND_SHUTDOWN:
+            shutdown_send(sk, now)
     sk.state_change()
+
+
+def shutdown_send(sk: TcpSock, now: int) -> None:
+    """Nothing more will be written: FIN. One that is asked for in SYN_RECV is sent when the
+    handshake is complete (`tcp_shutdown`)."""
+    if sk.state in (ESTABLISHED, CLOSE_WAIT) and close_state(sk):
+        send_fin(sk, now)
 
 
 def _needs_reset(sk: TcpSock) -> bool:
@@ -349,5 +364,6 @@ def disconnect(sk: TcpSock, now: int) -> None:
     write_queue_purge(sk, now)
     if not sk.userlocks & BINDADDR_LOCK:
         sk.saddr = sk.rcv_saddr = b""
+    sk.peek_off = -1
     sk.host.reset_connection(sk)
     sk.error_report()

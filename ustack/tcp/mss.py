@@ -63,6 +63,11 @@ def size_goal(
     return max(limit // mss_now * mss_now, mss_now)
 
 
+def default_mss(is_v6: bool) -> int:
+    """The MSS of a peer whose SYN does not say (RFC 9293 section 3.7.1)."""
+    return IPV6_MIN_ADVMSS if is_v6 else TCP_MSS_DEFAULT
+
+
 def advertise_mss(mtu: int, is_v6: bool, user_mss: int = 0, min_adv_mss: int = 256) -> int:
     """The MSS option of our SYN; `user_mss` is TCP_MAXSEG, 0 if unset.
 

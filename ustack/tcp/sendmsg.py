@@ -121,10 +121,14 @@ def _would_block(sk: TcpSock, done: int, flags: int, now: int) -> int:
 def _send_when_connected(sk: TcpSock, data: Buffer, flags: int, now: int, budget: int) -> Op[int]:
     """Wait for the handshake, then send (`sk_stream_wait_connect`)."""
     deadline = now + budget if budget < NEVER else None
-    while sk.state in (SYN_SENT, SYN_RECV) and not sk.err:
-        if deadline is not None and now >= deadline:
-            raise would_block()
-        now = yield Wait(sk.wait_queue, deadline)
+    sk.write_pending += 1  # the ACK of the SYN-ACK may travel on what we send
+    try:
+        while sk.state in (SYN_SENT, SYN_RECV) and not sk.err:
+            if deadline is not None and now >= deadline:
+                raise would_block()
+            now = yield Wait(sk.wait_queue, deadline)
+    finally:
+        sk.write_pending -= 1
     if sk.state not in (ESTABLISHED, CLOSE_WAIT):
         _refuse(sk)
     view = memoryview(data)

@@ -62,6 +62,7 @@ class TcpSock(Sock):
     __slots__ = (
         # identity
         "host", "key", "state", "csum_base", "dead", "sock_state", "last_port",
+        "write_pending",
         # send: sequence space
         "iss", "snd_una", "snd_nxt", "write_seq", "snd_wnd", "snd_wl1", "max_window",
         "pushed_seq", "snd_sml", "snd_up",
@@ -115,6 +116,7 @@ class TcpSock(Sock):
         self.csum_base = 0  # pseudo-header sum of addresses and protocol
         self.dead = False  # nobody owns this socket any more (SOCK_DEAD)
         self.sock_state = SS_UNCONNECTED
+        self.write_pending = 0  # writers that wait for the handshake
         self.last_port = 0  # the port that was given back; getsockname still shows it
         self.sndbuf = sysctl.tcp_wmem[1]
         self.rcvbuf = sysctl.tcp_rmem[1]
@@ -122,7 +124,7 @@ class TcpSock(Sock):
         # what the user has set outlives a connection
         self.user_mss = 0  # TCP_MAXSEG
         self.nonagle: int = 0
-        self.notsent_lowat = 0  # 0: the sysctl
+        self.notsent_lowat: int = 0  # 0: the sysctl
         self.syn_retries: int = 0  # TCP_SYNCNT, 0: the sysctl
         self.user_timeout: int = 0  # ns
         self.keepalive_time: int = sysctl.tcp_keepalive_time * SEC
@@ -296,6 +298,15 @@ class TcpSock(Sock):
     def on_sndbuf_changed(self, now: int) -> None:
         """SO_SNDBUF was set: there may be room now."""
         self.write_space()
+
+    def on_keepalive_changed(self, now: int) -> None:
+        """SO_KEEPALIVE on an open connection takes effect at once (`tcp_set_keepalive`)."""
+        if self.state in (CLOSE, LISTEN):
+            return
+        if self.keepopen:
+            self.arm(T_KEEPALIVE, now + self.keepalive_time)
+        else:
+            self.disarm(T_KEEPALIVE)
 
     def set_rcvlowat(self, value: int, now: int) -> None:
         """SO_RCVLOWAT, and the buffer that it needs (rule B-71, `tcp_set_rcvlowat`)."""
