@@ -25,7 +25,7 @@ entries than there ever were sleepers at a time.
 
 from __future__ import annotations
 
-from types import GeneratorType
+from collections.abc import Generator
 from typing import TypeVar, cast, overload
 
 from trio.lowlevel import cancel_shielded_checkpoint, current_task, wait_task_rescheduled
@@ -50,12 +50,12 @@ async def drive(driver: Driver, result: T) -> T: ...
 
 async def drive(driver: Driver, result: T | Op[T]) -> T:
     """Finish a call into the core, whose `result` may be an operation. See above."""
-    if type(result) is not GeneratorType:
+    if not isinstance(result, Generator):
         driver.kick()
         driver.calls += 1
         if driver.calls % YIELD_EVERY == 0:
             await cancel_shielded_checkpoint()
-        return cast(T, result)
+        return result
     sleepers = driver.sleepers
     sleeper = sleepers.pop() if sleepers else Sleeper()
     op = sleeper.op = cast("Op[T]", result)

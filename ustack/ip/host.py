@@ -22,6 +22,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, cast
 
+from mypy_extensions import mypyc_attr
+
 from ustack.ip.icmp import Icmp
 from ustack.ip.icmpv6 import Icmpv6
 from ustack.ip.ipv4_input import Ipv4Input
@@ -42,6 +44,7 @@ if TYPE_CHECKING:
 SOFTIRQ_TURNS = 64
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class IpHost(IpOutput):
     """A host without transports."""
 

@@ -21,7 +21,7 @@ Sources: Linux `icmp_send`, `icmp_unreach`, `icmp_echo`, `icmpv4_xrlim_allow`; R
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
 from ustack.ip.ratelimit import IcmpLimiter
 from ustack.ip.route import ANYIP
@@ -101,9 +101,9 @@ class IcmpHandler:
 
     __slots__ = ("_err_handlers", "_limiter", "_net")
 
-    group = ""  # of the counters
-    proto = 0
-    unreach = 0  # type of destination unreachable
+    group: ClassVar[str] = ""  # of the counters
+    proto: ClassVar[int] = 0
+    unreach: ClassVar[int] = 0  # type of destination unreachable
 
     def __init__(
         self,
@@ -180,9 +180,9 @@ class Icmp(IcmpHandler):
 
     __slots__ = ()
 
-    group = "Icmp"
-    proto = IPPROTO_ICMP
-    unreach = icmp.DEST_UNREACH
+    group: ClassVar[str] = "Icmp"
+    proto: ClassVar[int] = IPPROTO_ICMP
+    unreach: ClassVar[int] = icmp.DEST_UNREACH
 
     # -- in ----------------------------------------------------------------------------
 

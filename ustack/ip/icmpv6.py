@@ -12,6 +12,8 @@ Sources: Linux `icmp6_send`, `icmpv6_xrlim_allow`, `icmpv6_rcv`, `icmpv6_notify`
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from ustack.ip.icmp import MILLISECOND, IcmpHandler
 from ustack.sock.icmp import IcmpError
 from ustack.wire import icmpv6
@@ -45,9 +47,9 @@ class Icmpv6(IcmpHandler):
 
     __slots__ = ()
 
-    group = "Icmp6"
-    proto = IPPROTO_ICMPV6
-    unreach = icmpv6.DEST_UNREACH
+    group: ClassVar[str] = "Icmp6"
+    proto: ClassVar[int] = IPPROTO_ICMPV6
+    unreach: ClassVar[int] = icmpv6.DEST_UNREACH
 
     # -- in ----------------------------------------------------------------------------
 

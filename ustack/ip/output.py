@@ -32,6 +32,8 @@ from errno import EMSGSIZE
 from struct import Struct
 from typing import TYPE_CHECKING
 
+from mypy_extensions import mypyc_attr
+
 from ustack.ip.fragment import fragments4, fragments6
 from ustack.ip.route import RouteTable
 from ustack.sock.dst import Device, Dst
@@ -107,6 +109,7 @@ class Template:
         self.sum = (fixed + int.from_bytes(self.addrs, "big")) % 65535
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class IpOutput(Net):
     """The sending half of a host's IP layer."""
 

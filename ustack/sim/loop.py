@@ -29,9 +29,8 @@ simulation is broken. Every run is bounded by a number of events.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from heapq import heapify, heappop, heappush
-from types import GeneratorType
 from typing import Generic, Protocol, TypeVar, cast
 
 from ustack.sock.deadlines import NEVER
@@ -176,10 +175,10 @@ class Simulator:
     def call(self, result: T | Op[T]) -> Op[T]:
         """Finish a call into the core, whose `result` may be an operation: the value of
         `yield from sim.call(...)` is what the system call returns."""
-        if type(result) is GeneratorType:
+        if isinstance(result, Generator):
             value: T = yield from cast("Op[T]", result)
             return value
-        return cast(T, result)
+        return result
 
     def sleep(self, ns: int) -> Op[None]:
         """Do nothing for `ns`."""

@@ -6,10 +6,13 @@ a PMTU learned for a destination is seen by every socket that sends there.
 
 from __future__ import annotations
 
+from mypy_extensions import mypyc_attr
+
 from ustack.sock.deadlines import NEVER
 from ustack.wire.packet import Frame, Packet
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class Device:
     """One network interface below a stack. Subclasses do the work of `xmit`.
 
@@ -35,6 +38,7 @@ class Device:
         raise NotImplementedError
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class SoftDevice(Device):
     """A device whose packets come back into a stack of this process: loopback, a pair.
 

@@ -10,6 +10,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
+from mypy_extensions import mypyc_attr
+
 from ustack.sock.deadlines import Deadlines
 from ustack.sock.dst import Dst
 from ustack.sock.mib import Mib
@@ -34,6 +36,7 @@ class SeedSource(Protocol):
     def stream(self, name: str) -> Rng: ...
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class Net(ABC):
     """One host as its sockets see it."""
 

@@ -12,6 +12,8 @@ from __future__ import annotations
 from errno import EAGAIN
 from typing import TYPE_CHECKING
 
+from mypy_extensions import mypyc_attr
+
 from ustack.sock.deadlines import NEVER
 from ustack.sock.dst import Dst
 from ustack.sock.errors import error
@@ -84,6 +86,7 @@ class RecvMsg:
         self.addr: tuple[bytes, int] | None = None
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class Sock:
     """Fields and callbacks common to TCP and UDP sockets."""
 

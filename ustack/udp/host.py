@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from mypy_extensions import mypyc_attr
+
 from ustack.sock.icmp import IcmpError
 from ustack.sock.net import Net
 from ustack.sock.ports import PortTable
@@ -14,6 +16,7 @@ from ustack.udp.sock import UdpSock
 from ustack.wire.packet import IPPROTO_UDP, RxPacket
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class UdpHost:
     """Demultiplexes to the sockets of one stack.
 

@@ -15,6 +15,10 @@ Sources: RFC 5681; Linux `net/ipv4/tcp_cong.c`.
 
 from __future__ import annotations
 
+from typing import ClassVar
+
+from mypy_extensions import mypyc_attr
+
 INFINITE_SSTHRESH = 0x7FFFFFFF
 INIT_CWND = 10
 
@@ -59,15 +63,16 @@ class AckSample:
         self.losses = 0  # packets newly marked lost
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class CongestionControl:
     """The numbers every algorithm has, and hooks that do what Linux does by default."""
 
     __slots__ = ("prior_cwnd", "snd_cwnd", "snd_cwnd_clamp", "snd_cwnd_cnt", "snd_ssthresh")
 
-    name = ""
-    has_cong_control = False  # `cong_control` sets the window, not `cong_avoid`
-    needs_pacing = False  # bursts wait for their time at the pacing rate
-    sndbuf_expand = 2  # send buffer auto-tuning: windows to hold (rule A-13)
+    name: ClassVar[str] = ""
+    has_cong_control: ClassVar[bool] = False  # `cong_control` sets the window, not `cong_avoid`
+    needs_pacing: ClassVar[bool] = False  # bursts wait for their time at the pacing rate
+    sndbuf_expand: ClassVar[int] = 2  # send buffer auto-tuning: windows to hold (rule A-13)
 
     def __init__(self) -> None:
         self.snd_cwnd = INIT_CWND

@@ -24,6 +24,8 @@ Sources: RFC 9438; Linux `net/ipv4/tcp_cubic.c` (`bictcp_update`, `cubictcp_reca
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from ustack.tcp.congestion.base import CA_LOSS, EVENT_TX_START, AckSample, CongestionControl
 
 BETA = 717
@@ -64,7 +66,7 @@ class Cubic(CongestionControl):
         "tcp_cwnd",
     )
 
-    name = "cubic"
+    name: ClassVar[str] = "cubic"
 
     def __init__(self) -> None:
         super().__init__()

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from ustack.tcp.congestion.base import AckSample, CongestionControl
 
 
 class Reno(CongestionControl):
     __slots__ = ()
 
-    name = "reno"
+    name: ClassVar[str] = "reno"
 
     def ssthresh(self) -> int:
         return max(self.snd_cwnd >> 1, 2)
