@@ -28,7 +28,8 @@ class AckState:
     """
 
     flag = 0
-    first_sackt = last_sackt = 0
+    first_sackt = 0
+    last_sackt = 0
     num_dupack = 0
     pkts_acked = 0
     acked_sacked = 0  # packets newly delivered by this ACK

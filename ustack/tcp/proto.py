@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from errno import EADDRNOTAVAIL, EAFNOSUPPORT, EINVAL, ENOTTY
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 from ustack.sock.addr import is_multicast, normalize
 from ustack.sock.errors import error
@@ -30,7 +30,6 @@ from ustack.sock.wait import (
     Op,
 )
 from ustack.tcp import handshake, lifecycle, listen, options, recvmsg, sendmsg
-from ustack.tcp.data import epollin_ready
 from ustack.tcp.sock import URG_VALID, TcpSock
 from ustack.tcp.state import CLOSE, LISTEN, SYN_RECV, SYN_SENT
 
@@ -70,8 +69,8 @@ class TcpProto:
         return handshake.connect(_tcp(sk), addr, now)
 
     # the packet path: straight to the functions, which take a TcpSock
-    sendmsg = staticmethod(cast("Any", sendmsg.sendmsg))
-    recvmsg = staticmethod(cast("Any", recvmsg.recvmsg))
+    sendmsg: ClassVar[Any] = staticmethod(cast("Any", sendmsg.sendmsg))
+    recvmsg: ClassVar[Any] = staticmethod(cast("Any", recvmsg.recvmsg))
 
     def shutdown(self, sk: Sock, how: int, now: int) -> None:
         lifecycle.shutdown(_tcp(sk), how, now)
@@ -157,7 +156,7 @@ def _poll_data(sk: TcpSock) -> int:
     target = sk.rcvlowat
     if sk.urg_data and sk.urg_seq == sk.copied_seq and not sk.oobinline:
         target += 1
-    if epollin_ready(sk, target):
+    if sk.epollin_ready(target):
         mask |= POLLIN | POLLRDNORM
     if sk.shutdown & SEND_SHUTDOWN or sk.is_writeable():
         mask |= POLLOUT | POLLWRNORM
