@@ -32,6 +32,7 @@ from ustack.tcp.timers import rto_ns, send_delayed_ack
 from ustack.tcp.transmit import send_ack
 from ustack.wire.tcp import FIN, PSH, SYN, URG
 
+MIN_MSS = 88  # a smaller size is no estimate
 _DUP_ACKS_AT_ONCE = 3  # TCP_FASTRETRANS_THRESH: then duplicate ACKs may be merged
 
 
@@ -66,13 +67,14 @@ def measure_rcv_mss(sk: TcpSock, seg: Segment) -> None:
         if length != sk.rcv_mss:
             measure_ratio(sk, seg)
         sk.rcv_mss = min(length, sk.advmss)
-        if seg.flags & PSH and length == sk.rcv_mss:
+        if seg.flags & PSH:
             sk.ack_pending |= ACK_PUSHED
         return
-    if length + seg.hdr_len >= MSS_DEFAULT + 20 or (
-        length + seg.hdr_len >= 88 + 20 and not seg.flags & (FIN | URG | SYN | PSH)
+    whole = length + seg.hdr_len  # this does not jitter with the number of SACK blocks
+    if whole >= MSS_DEFAULT + 20 or (
+        whole >= MIN_MSS + 20 and not seg.flags & (FIN | URG | SYN | PSH)
     ):
-        length -= 12 if sk.tstamp_ok and seg.hdr_len == 20 else 0
+        length = whole - (32 if sk.tstamp_ok else 20)
         sk.last_seg_size = length
         if length == last:
             sk.rcv_mss = length
@@ -134,11 +136,20 @@ def _ack_out_of_order(sk: TcpSock, now: int) -> None:
     sk.compressed_ack += 1
     if sk.timers[T_COMPRESSED_ACK] != NEVER:
         return
-    rtt_us = sk.rcv_rtt_us or sk.rtt.srtt_us
+    rtt_us = sk.rcv_rtt_us
     if sk.rtt.srtt_us:
         rtt_us = min(rtt_us, sk.rtt.srtt_us)
     delay = min(sysctl.tcp_comp_sack_delay_ns, rtt_us * 1000 // 8 // 20)
     sk.arm(T_COMPRESSED_ACK, now + delay)
+
+
+def flush_compressed_ack(sk: TcpSock, now: int) -> None:
+    """Send the ACK that stands for the merged ones (`tcp_sack_compress_send_ack`)."""
+    if sk.compressed_ack:
+        sk.net.mib.inc("TcpExtTCPAckCompressed", sk.compressed_ack - 1)
+        sk.compressed_ack = 0
+        sk.disarm(T_COMPRESSED_ACK)
+        send_ack(sk, now)
 
 
 def cleanup_rbuf(sk: TcpSock, copied: int, now: int) -> None:

@@ -11,14 +11,20 @@ Sources: RFC 9293 section 3.10.7.4 (seventh and eighth steps), RFC 2018, RFC 288
 
 from __future__ import annotations
 
-from ustack.sock.wait import POLLPRI
-from ustack.tcp.acking import enter_quickack_mode, event_data_recv
+from ustack.tcp.acking import (
+    enter_quickack_mode,
+    event_data_recv,
+    flush_compressed_ack,
+    measure_rcv_mss,
+)
 from ustack.tcp.lifecycle import fin
-from ustack.tcp.rcvbuf import grow_window, rmem_schedule
+from ustack.tcp.rcvbuf import grow_window, rcvbuf_grow, rmem_schedule
 from ustack.tcp.segment import Segment
 from ustack.tcp.sock import ACK_NOW, ACK_SCHED, MAX_QUICKACKS, URG_NOTYET, URG_VALID, TcpSock
 from ustack.tcp.validate import dsack_set
 from ustack.wire.tcp import FIN, URG
+
+_BLOCKS_EXPECTED = 2  # TCP_SACK_BLOCKS_EXPECTED
 
 
 def data_queue(sk: TcpSock, seg: Segment) -> None:
@@ -26,6 +32,8 @@ def data_queue(sk: TcpSock, seg: Segment) -> None:
     if seg.seq == seg.end_seq:
         return
     rcv_nxt = sk.rcv_nxt
+    if sk.sacks.eff_sacks:
+        sk.sacks.dsack_sent()  # reported once, at once, or not at all
     if seg.seq == rcv_nxt:
         win = sk.rcv_wup + sk.rcv_wnd - rcv_nxt
         if win <= 0 and not (seg.len == 0 and seg.flags & FIN):
@@ -69,10 +77,11 @@ def _queue_in_order(sk: TcpSock, seg: Segment) -> None:
     if sk.rmem_alloc > sk.rcvbuf and not rmem_schedule(sk, seg.seq, True):
         sk.rcvq_overflow = True
         sk.ack_pending |= ACK_SCHED | ACK_NOW
-        sk.net.mib.inc("TcpExtTCPRcvQDrop")
-        sk.net.mib.drop("SOCKET_RCVBUFF")
         sk.data_ready()  # let the reader make room
-        return
+        if sk.receive_queue and seg.len:
+            sk.net.mib.inc("TcpExtTCPRcvQDrop")
+            sk.net.mib.drop("PROTO_MEM")
+            return
     sk.rmem_alloc += sk.receive_queue.append(skb)
     sk.bytes_received += seg.end_seq - sk.rcv_nxt
     sk.rcv_nxt = seg.end_seq
@@ -98,18 +107,8 @@ def _advance(sk: TcpSock, end_seq: int) -> None:
 def data_ready(sk: TcpSock) -> None:
     """Wake readers if there is enough for them (rule B-7, `tcp_data_ready`)."""
     target = sk.rcvlowat
-    if sk.rcv_nxt - sk.copied_seq >= target or sk.fin_received or epollin_ready(sk, target):
+    if sk.rcv_nxt - sk.copied_seq >= target or sk.fin_received or sk.epollin_ready(target):
         sk.data_ready()
-
-
-def epollin_ready(sk: TcpSock, target: int) -> bool:
-    """Is there `target` to read, or no prospect of more? (`tcp_epollin_ready`)"""
-    avail = sk.rcv_nxt - sk.copied_seq
-    if avail <= 0:
-        return False
-    return (
-        avail >= target or sk.rmem_alloc > sk.rcvbuf - (sk.rcvbuf >> 3) or sk.cur_win <= sk.rcv_mss
-    )
 
 
 def _merge_out_of_order(sk: TcpSock, now: int) -> None:
@@ -132,9 +131,10 @@ def _queue_out_of_order(sk: TcpSock, seg: Segment) -> None:
     skb = seg.rx_skb()
     if sk.rmem_alloc > sk.rcvbuf and not rmem_schedule(sk, seg.seq, False):
         mib.inc("TcpExtTCPOFODrop")
-        mib.drop("TCP_OFO_QUEUE_PRUNE")
+        mib.drop("PROTO_MEM")
         sk.data_ready()
         return
+    measure_rcv_mss(sk, seg)
     sk.ack_pending |= ACK_SCHED
     mib.inc("TcpExtTCPOFOQueue")
     sk.rcv_ooopack += seg.segs
@@ -145,9 +145,19 @@ def _queue_out_of_order(sk: TcpSock, seg: Segment) -> None:
     if result.dsack is not None:
         dsack_set(sk, *result.dsack)
     if sk.sack_ok:
-        sk.sacks.new_ofo(skb.seq, skb.end_seq)
-    if result.accepted and sk.sack_ok:
-        grow_window(sk, seg)
+        _sack(sk, seg)
+        if result.accepted:
+            grow_window(sk, seg)
+    if not sk.dead and sk.parent is None:
+        rcvbuf_grow(sk, sk.rcvq_space)
+
+
+def _sack(sk: TcpSock, seg: Segment) -> None:
+    """Report `seg`. Peers expect two blocks of news in an ACK, no more: a merged ACK that
+    would hide one goes out first."""
+    if sk.compressed_ack and sk.sacks.place_of(seg.seq, seg.end_seq) >= _BLOCKS_EXPECTED:
+        flush_compressed_ack(sk, seg.now)
+    sk.sacks.new_ofo(seg.seq, seg.end_seq)
 
 
 # -- urgent data ---------------------------------------------------------------------------
@@ -162,7 +172,7 @@ def urg(sk: TcpSock, seg: Segment) -> None:
         if 0 <= offset < seg.len:
             sk.urg_data = URG_VALID | seg.rx.buf[seg.data_off + offset]
             if not sk.dead:
-                sk.wait_queue.wake_all(POLLPRI)
+                sk.data_ready()
 
 
 def _check_urg(sk: TcpSock, seg: Segment) -> None:

@@ -14,10 +14,10 @@ from typing import TypeAlias
 
 from ustack.sock.errors import error
 from ustack.sock.options import read_int, write_int
-from ustack.sock.sock import SOCK_MIN_RCVBUF
 from ustack.tcp.acking import cleanup_rbuf
 from ustack.tcp.info import tcp_info
 from ustack.tcp.output import push_pending_frames
+from ustack.tcp.rcvbuf import set_window_clamp
 from ustack.tcp.sock import (
     ACK_PUSHED,
     ACK_SCHED,
@@ -138,15 +138,7 @@ def _set_window_clamp(sk: TcpSock, value: int, now: int) -> None:
             raise error(EINVAL)
         sk.window_clamp = 0
         return
-    old = sk.window_clamp
-    new = max(SOCK_MIN_RCVBUF // 2, value)
-    if new == old:
-        return
-    sk.window_clamp = new
-    if new < old:
-        sk.rcv_ssthresh = min(sk.rcv_ssthresh, new)
-    else:
-        sk.rcv_ssthresh = max(min(sk.rcv_wnd, new), sk.rcv_ssthresh)
+    set_window_clamp(sk, value)
 
 
 def _set_quickack(sk: TcpSock, value: int, now: int) -> None:

@@ -15,12 +15,13 @@ Sources: Linux `tcp_select_window`, `tcp_rcv_space_adjust`, `tcp_try_rmem_schedu
 
 from __future__ import annotations
 
-from ustack.sock.sock import RCVBUF_LOCK
+from ustack.sock.sock import RCVBUF_LOCK, SOCK_MIN_RCVBUF
 from ustack.tcp import window
 from ustack.tcp.segment import Segment
 from ustack.tcp.sock import MS, TcpSock
 
 MIN_GROW_LEN = 128
+MAX_DELTA_MS = 2**31 // 1_000_000 * 1000  # a larger timestamp delta is nonsense
 
 
 def free_space(sk: TcpSock) -> int:
@@ -100,11 +101,22 @@ def init_buffer_space(sk: TcpSock, now: int) -> None:
     maxwin = full_space(sk)
     sk.rcvq_time = now
     sk.rcvq_seq = sk.copied_seq
+    clamp = min(sk.window_clamp, maxwin)
+    if clamp > 2 * sk.advmss and clamp + sk.advmss > maxwin:  # one segment is in reserve
+        clamp = max(2 * sk.advmss, maxwin - sk.advmss)
+    sk.window_clamp = clamp
+    sk.rcv_ssthresh = min(sk.rcv_ssthresh, clamp)
     sk.rcvq_space = min(sk.rcv_ssthresh, sk.rcv_wnd, 10 * sk.advmss)
-    sk.window_clamp = min(sk.window_clamp, maxwin) if sk.window_clamp else maxwin
-    if sk.window_clamp >= maxwin:
-        sk.window_clamp = maxwin
-    sk.rcv_ssthresh = min(sk.rcv_ssthresh, sk.window_clamp)
+
+
+def set_window_clamp(sk: TcpSock, value: int) -> None:
+    """TCP_WINDOW_CLAMP, or the clamp that the buffer allows (`tcp_set_window_clamp`)."""
+    old, new = sk.window_clamp, max(SOCK_MIN_RCVBUF // 2, value)
+    sk.window_clamp = new
+    if new < old:
+        sk.rcv_ssthresh = min(sk.rcv_ssthresh, new)
+    elif new > old:
+        sk.rcv_ssthresh = max(min(sk.rcv_wnd, new), sk.rcv_ssthresh)
 
 
 def initialize_rcv_mss(sk: TcpSock) -> None:
@@ -136,18 +148,18 @@ def measure_ratio(sk: TcpSock, seg: Segment) -> None:
     ratio = window.scaling_ratio(seg.len, seg.truesize)
     if ratio != sk.scaling_ratio:
         sk.scaling_ratio = ratio
-        sk.window_clamp = full_space(sk)
+        set_window_clamp(sk, full_space(sk))
+        sk.rcvq_space = min(sk.rcvq_space, sk.window_clamp)
 
 
 def rcv_rtt_update(sk: TcpSock, sample_us: int, window_bound: bool) -> None:
-    """Smooth the receiver's RTT; a sample bound by the window only lowers it."""
+    """The receiver's RTT: a smaller sample counts at once. A larger one is smoothed in,
+    unless the window or a slow reader may have caused it."""
     old = sk.rcv_rtt_us
-    if not old:
+    if not old or sample_us << 3 < old:
         sk.rcv_rtt_us = sample_us << 3
-    elif not window_bound:
+    elif not window_bound and sk.rcv_nxt == sk.copied_seq:
         sk.rcv_rtt_us = old + sample_us - (old >> 3)
-    else:
-        sk.rcv_rtt_us = min(old, sample_us << 3)
 
 
 def rcv_rtt_measure(sk: TcpSock, now: int) -> None:
@@ -168,7 +180,7 @@ def rcv_rtt_measure_ts(sk: TcpSock, seg: Segment) -> None:
     sk.rcv_rtt_last_tsecr = tsecr
     if seg.end_seq - seg.seq >= sk.rcv_mss:
         delta_ms = (seg.now // MS + sk.tsoffset - tsecr) & 0xFFFFFFFF
-        if 0 < delta_ms < 1 << 22:
+        if 0 < delta_ms < MAX_DELTA_MS:
             rcv_rtt_update(sk, delta_ms * 1000, False)
 
 
@@ -251,6 +263,7 @@ def _prune_ofo(sk: TcpSock, seq: int) -> bool:
 def _clamp_window(sk: TcpSock) -> None:
     """Over the limit: grow the buffer if it is ours to grow, else offer less
     (`tcp_clamp_window`)."""
+    sk.quick = 0
     rmem_max = sk.net.sysctl.tcp_rmem[2]
     if sk.rcvbuf < rmem_max and not sk.userlocks & RCVBUF_LOCK:
         sk.rcvbuf = min(sk.rmem_alloc, rmem_max)

@@ -89,8 +89,11 @@ def _recv_blocking(sk: TcpSock, read: _Read, now: int, deadline: int | None) -> 
     try:
         while True:
             if sk.ack_pending or read.len:
-                cleanup_rbuf(sk, 0 if read.peeking else read.len, now)
+                cleanup_rbuf(sk, read.len, now)
+            copied_seq = sk.copied_seq
             now = yield forever if deadline is None else Wait(sk.wait_queue, deadline)
+            if read.peeking and sk.copied_seq != copied_seq:  # somebody else has read
+                read.peek_seq = sk.copied_seq + max(sk.peek_off, 0)
             may_wait = deadline is None or now < deadline
             if _pass(sk, read, now, may_wait):
                 return _finish(sk, read, now)
@@ -141,9 +144,9 @@ def _take(sk: TcpSock, read: _Read, now: int) -> bool:
         avail = len(skb.data) - offset
         if avail:
             _copy(sk, read, skb.data, offset, avail, seq)
+            sk.last_tstamp = skb.tstamp
             if not read.peeking:
                 rcv_space_adjust(sk, now)
-                sk.last_tstamp = skb.tstamp
         seq = read.peek_seq if read.peeking else sk.copied_seq
         if seq < skb.end_seq - skb.fin:
             continue  # the read is complete, or stopped at the urgent byte
@@ -200,14 +203,14 @@ def _finish(sk: TcpSock, read: _Read, now: int) -> RecvMsg:
     else:
         if sk.peek_off > 0:
             sk.peek_off = max(sk.peek_off - msg.len, 0)
-        if msg.len:
-            cleanup_rbuf(sk, msg.len, now)
+    if msg.len or sk.ack_pending:
+        cleanup_rbuf(sk, msg.len, now)
     if sk.timestamp and msg.len:
         msg.control.append(timestamp(sk.timestamp, sk.last_tstamp + sk.net.wall_ns))
     if sk.inq_cmsg:
         hint = sk.rcv_nxt - sk.copied_seq
         if sk.fin_received:
-            hint = max(hint - (sk.copied_seq < sk.rcv_nxt), 1)
+            hint = max(hint, 1)
         msg.control.append((SOL_TCP, TCP_CM_INQ, hint.to_bytes(4, "little")))
     return msg
 
@@ -225,8 +228,9 @@ def recv_urg(sk: TcpSock, length: int, flags: int) -> RecvMsg:
             sk.urg_data = URG_READ
         msg.flags |= MSG_OOB
         if length > 0:
-            msg.chunks.append(byte)
             msg.len = 1
+            if not flags & MSG_TRUNC:
+                msg.chunks.append(byte)
         else:
             msg.flags |= MSG_TRUNC
         return msg

@@ -313,13 +313,23 @@ class TcpSock(Sock):
         rmem_max = self.net.sysctl.tcp_rmem[2]
         locked = bool(self.userlocks & RCVBUF_LOCK)
         self.rcvlowat = min(value, (self.rcvbuf if locked else rmem_max) >> 1) or 1
+        if self.fin_received or self.epollin_ready(self.rcvlowat):
+            self.data_ready()
         if not locked:
             need = space_from_win(self.rcvlowat, self.scaling_ratio)
             if need > self.rcvbuf:
                 self.rcvbuf = need
-                self.window_clamp = max(self.window_clamp, self.rcvlowat)
-        if self.rcv_nxt - self.copied_seq >= self.rcvlowat:
-            self.data_ready()
+                if 0 < self.window_clamp < self.rcvlowat:
+                    self.window_clamp = self.rcvlowat
+
+    def epollin_ready(self, target: int) -> bool:
+        """Is there `target` to read, or no prospect of more? (`tcp_epollin_ready`)"""
+        avail = self.rcv_nxt - self.copied_seq
+        return avail > 0 and (
+            avail >= target
+            or self.rmem_alloc > self.rcvbuf - (self.rcvbuf >> 3)
+            or self.cur_win <= self.rcv_mss
+        )
 
     def stream_memory_free(self) -> bool:
         """May a new entry be made? (rule A-3, `sk_stream_memory_free`)"""

@@ -18,6 +18,7 @@ C-13, D-4, D-5, D-9.
 from __future__ import annotations
 
 from ustack.sock.deadlines import NEVER
+from ustack.tcp.acking import flush_compressed_ack
 from ustack.tcp.cwnd import in_initial_slowstart
 from ustack.tcp.lifecycle import done, fin_time, time_wait, write_err
 from ustack.tcp.output import push_frames
@@ -65,9 +66,8 @@ def handle_timers(sk: TcpSock, now: int) -> None:
     if timers[T_DELACK] <= now:
         _delack_timer(sk, now)
     if timers[T_COMPRESSED_ACK] <= now:
+        flush_compressed_ack(sk, now)
         sk.disarm(T_COMPRESSED_ACK)
-        if sk.compressed_ack:
-            send_ack(sk, now)
     if timers[T_PACING] <= now:
         sk.disarm(T_PACING)
         push_frames(sk, sk.mss_cache, sk.nonagle, now)

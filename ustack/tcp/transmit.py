@@ -123,6 +123,7 @@ def _header_with_sacks(
 def event_ack_sent(sk: TcpSock) -> None:
     """Every packet out carries the ACK that was owed (`tcp_event_ack_sent`)."""
     if sk.compressed_ack:
+        sk.net.mib.inc("TcpExtTCPAckCompressed", sk.compressed_ack)
         sk.compressed_ack = 0
         sk.disarm(T_COMPRESSED_ACK)
     if sk.sacks.eff_sacks:
