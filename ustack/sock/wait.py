@@ -30,6 +30,7 @@ T = TypeVar("T")
 POLLIN, POLLPRI, POLLOUT, POLLERR, POLLHUP, POLLNVAL = 0x1, 0x2, 0x4, 0x8, 0x10, 0x20
 POLLRDNORM, POLLRDBAND, POLLWRNORM, POLLWRBAND = 0x40, 0x80, 0x100, 0x200
 POLLRDHUP = 0x2000
+POLLFREE = 0x4000  # only in wake-ups: the queue's socket is being closed, leave the queue
 
 
 class Interrupted(Exception):
