@@ -357,7 +357,8 @@ class IpOutput(Net):
         if dst.version == 4:
             ip = ipv4.build_header(saddr, daddr, proto, len(header), 0, True, ttl, tos)
         else:
-            ip = ipv6.build_header(saddr, daddr, proto, len(header), ttl, tos, 0)
+            flow = self._flow_label(saddr, daddr, int.from_bytes(header[:4], "big"))
+            ip = ipv6.build_header(saddr, daddr, proto, len(header), ttl, tos, flow)
         self._count(dst.version, "OutRequests")
         dst.dev.xmit(Packet(ip + header, (), 0, 0, len(ip), _CSUM_OFFSET[proto]))
 
