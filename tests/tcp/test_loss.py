@@ -7,7 +7,7 @@ import pytest
 from tests.tcp.harness import Bench
 from ustack.tcp.skb import LOST, SACKED_ACKED
 from ustack.tcp.state import CA_CWR, CA_DISORDER, CA_LOSS, CA_OPEN, CA_RECOVERY
-from ustack.wire.packet import DROPPED, TAKEN
+from ustack.wire.packet import DROPPED, QUEUED, TAKEN
 
 MSS = 1000
 
@@ -441,3 +441,35 @@ def test_cwr_after_a_local_drop():
     b.run(1)
     b.inject()
     assert b.sk.cc.snd_cwnd <= 6
+
+
+def test_nothing_is_sent_again_while_the_device_holds_it():
+    b = Bench.connected(mss=MSS, rtt=20)
+    b.dev.verdict = QUEUED
+    b.send(3 * MSS)
+    b.take()
+    b.run(3000)
+    b.expect_nothing()
+    assert b.sk.net.mib["TcpExtTCPSpuriousRtxHostQueues"] > 0
+    b.drain()
+    assert b.take()[0].seq == 1  # now it may be lost
+    b.drain()
+    b.inject()
+    assert not b.sk.packets_out
+
+
+def test_a_peer_cannot_have_the_queue_cut_to_pieces():
+    b = Bench.connected(mss=48, cc="reno", wscale=7)
+    b.inject(win=65535)
+    b.sk.userlocks |= 1
+    b.sk.sndbuf = 200_000
+    b.sk.cc.snd_cwnd = 10_000
+    b.sk.cc.snd_ssthresh = 10
+    b.send(200_000)
+    b.take()
+    last = (b.rel(b.sk.snd_nxt) - 1) // 48
+    for n in range(1, last, 2):
+        b.inject(ack=1, sacks=[(1 + 48 * n, 1 + 48 * (n + 1))])
+        b.take()
+    assert b.sk.net.mib["TcpExtTCPWqueueTooBig"] > 0
+    assert b.wq() < 3 * (200_000 + 2 * 65535)

@@ -31,7 +31,7 @@ from ustack.sock.errors import error
 from ustack.sock.sock import AF_INET6, BINDPORT_LOCK
 from ustack.sock.truesize import TX_OVERHEAD
 from ustack.sock.wait import Op, Wait
-from ustack.tcp import rcvbuf
+from ustack.tcp import rack, rcvbuf
 from ustack.tcp.acking import enter_quickack_mode
 from ustack.tcp.congestion.base import INFINITE_SSTHRESH
 from ustack.tcp.lifecycle import disconnect, reset, set_state
@@ -320,6 +320,8 @@ def _syn_acked(sk: TcpSock, seg: Segment) -> None:
         if rtt_us >= 0:
             sk.min_rtt.update(seg.now // 1000, max(rtt_us, 1))
             sk.rtt.sample(rtt_us, seg.ack, sk.snd_nxt)
+        if sk.sack_ok:
+            rack.advance(sk, head, seg.now)
         sk.delivered += 1
         sk.delivered_at = seg.now
     sk.ca_state = CA_OPEN

@@ -194,7 +194,7 @@ def split(skb: Skb, nbytes: int) -> Skb:
     rear.len, skb.len = skb.len, nbytes
     rear.eor, skb.eor = skb.eor, False
     if skb.tx_time:
-        rear.tx_time, rear.sacked = skb.tx_time, skb.sacked
+        rear.tx_time, rear.tx_mark, rear.sacked = skb.tx_time, skb.tx_mark, skb.sacked
         rear.first_tx, rear.is_app_limited = skb.first_tx, skb.is_app_limited
         rear.tx_delivered, rear.tx_delivered_at = skb.tx_delivered, skb.tx_delivered_at
     skb.end_seq = rear.seq

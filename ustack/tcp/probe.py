@@ -19,7 +19,7 @@ from ustack.tcp.output import (
     tso_fragment,
     write_xmit,
 )
-from ustack.tcp.retransmit import fragment, resend
+from ustack.tcp.retransmit import SENT, fragment, resend
 from ustack.tcp.sock import NAGLE_OFF, TcpSock
 from ustack.tcp.timers import rearm_rto
 from ustack.tcp.transmit import send_probe_ack, transmit_skb
@@ -54,7 +54,7 @@ def _resend_last_segment(sk: TcpSock, mss_now: int, now: int) -> bool:
         return False
     if tail.pcount > 1 and tail.len > (tail.pcount - 1) * mss_now:
         tail = fragment(sk, tail, (tail.pcount - 1) * mss_now, mss_now)
-    if not resend(sk, tail, 1, now):
+    if resend(sk, tail, 1, now) != SENT:
         return False
     sk.tlp_retrans = True
     return True

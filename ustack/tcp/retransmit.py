@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from ustack.sock.truesize import TX_OVERHEAD
 from ustack.tcp.cwnd import in_cwnd_reduction
+from ustack.tcp.mss import GSO_MAX_SIZE
 from ustack.tcp.output import burst_segs, current_mss, push_pending_frames, small_queue_test, split
 from ustack.tcp.skb import EVER_RETRANS, LOST, MAX_PARTS, SACKED_ACKED, SACKED_RETRANS, Skb
 from ustack.tcp.sock import PENDING_REO, PENDING_RETRANS, TcpSock
@@ -29,6 +30,9 @@ from ustack.tcp.timers import reset_xmit_timer, rto_ns
 from ustack.tcp.transmit import transmit_skb
 from ustack.wire.packet import DROPPED
 from ustack.wire.tcp import FIN, SYN
+
+# what `retransmit_skb` answers
+SENT, LOCAL_DROP, REFUSED = 0, 1, -1
 
 
 def fragment(sk: TcpSock, skb: Skb, nbytes: int, mss_now: int) -> Skb:
@@ -59,33 +63,58 @@ def adjust_pcount(sk: TcpSock, skb: Skb, decr: int) -> None:
         sk.sacked_out -= min(sk.sacked_out, decr)
 
 
-def retransmit_skb(sk: TcpSock, skb: Skb, segs: int, now: int) -> bool:
+def too_fragmented(sk: TcpSock, skb: Skb) -> bool:
+    """A peer with a small MSS and odd SACK blocks could have every entry cut to pieces, each
+    with its overhead. Beyond twice the send buffer only the ends of the queue are cut."""
+    if sk.wmem_queued >> 1 <= sk.sndbuf + 2 * (GSO_MAX_SIZE + TX_OVERHEAD):
+        return False
+    if skb is sk.rtx_queue.first or skb is sk.rtx_queue.tail():
+        return False
+    sk.net.mib.inc("TcpExtTCPWqueueTooBig")
+    return True
+
+
+def _still_queued(sk: TcpSock, skb: Skb) -> bool:
+    """Does the device still hold the last transmission? Then another one is of no use, and
+    `tsq_write` tries again (`skb_still_in_host_queue`)."""
+    if skb.tx_mark <= sk.tx_charged - sk.wmem_alloc:
+        return False
+    sk.tsq_throttled = True
+    sk.net.mib.inc("TcpExtTCPSpuriousRtxHostQueues")
+    return True
+
+
+def retransmit_skb(sk: TcpSock, skb: Skb, segs: int, now: int) -> int:
     """Send `skb` again, at most `segs` segments of it, and count it as in flight once more;
-    false if that is not possible (`tcp_retransmit_skb`)."""
-    sent = resend(sk, skb, segs, now)
-    if sent:
+    SENT, REFUSED or LOCAL_DROP (`tcp_retransmit_skb`)."""
+    result = resend(sk, skb, segs, now)
+    if result == SENT:
         skb.sacked |= SACKED_RETRANS
         sk.retrans_out += skb.pcount
     if not sk.retrans_stamp:
         sk.retrans_stamp = now  # of the first attempt, sent or not: giving up counts from it
-    return sent
+    return result
 
 
-def resend(sk: TcpSock, skb: Skb, segs: int, now: int) -> bool:
+def resend(sk: TcpSock, skb: Skb, segs: int, now: int) -> int:
     """Send `skb` again as it is needed now: trimmed, cut or filled up. A tail loss probe
     stops here, it is no answer to a loss (`__tcp_retransmit_skb`)."""
+    if sk.wmem_alloc and _still_queued(sk, skb):
+        return REFUSED
     if skb.flags & SYN == 0 and skb.seq < sk.snd_una < skb.end_seq:
         trim_head(sk, skb, sk.snd_una - skb.seq)
     mss_now = current_mss(sk, now)
     room = sk.wnd_end - skb.seq
     if room <= 0:
         if skb.seq != sk.snd_una:
-            return False  # the peer shrank its window; only the head may act as a probe
+            return REFUSED  # the peer shrank its window; only the head may act as a probe
         room = mss_now
     nbytes = mss_now * segs
     if nbytes > room:
         nbytes = room - room % mss_now or room
     if skb.len > nbytes:
+        if too_fragmented(sk, skb):
+            return REFUSED
         fragment(sk, skb, nbytes, mss_now)
     else:
         _refresh_pcount(sk, skb, mss_now)
@@ -99,8 +128,8 @@ def resend(sk: TcpSock, skb: Skb, segs: int, now: int) -> bool:
     sk.retransmit_high = max(sk.retransmit_high, skb.end_seq)
     if transmit_skb(sk, skb, now) == DROPPED:
         sk.net.mib.inc("TcpExtTCPRetransFail", skb.pcount)
-        return False
-    return True
+        return LOCAL_DROP
+    return SENT
 
 
 def trim_head(sk: TcpSock, skb: Skb, nbytes: int) -> None:
@@ -166,7 +195,7 @@ def xmit_retransmit_queue(sk: TcpSock, now: int) -> None:
             continue
         if sk.wmem_alloc and not small_queue_test(sk, skb, 1):
             break
-        if not retransmit_skb(sk, skb, segs, now):
+        if retransmit_skb(sk, skb, segs, now) != SENT:
             break
         name = "TcpExtTCPSlowStartRetrans" if sk.ca_state == CA_LOSS else "TcpExtTCPFastRetrans"
         sk.net.mib.values[name] += skb.pcount

@@ -27,7 +27,7 @@ from ustack.tcp.ackstate import (
     AckState,
 )
 from ustack.tcp.rate import skb_delivered
-from ustack.tcp.retransmit import fragment
+from ustack.tcp.retransmit import fragment, too_fragmented
 from ustack.tcp.segment import Segment
 from ustack.tcp.skb import EVER_RETRANS, LOST, SACKED_ACKED, SACKED_RETRANS, Skb
 from ustack.tcp.sock import TcpSock
@@ -172,7 +172,7 @@ def _match(sk: TcpSock, skb: Skb, left: int, right: int) -> bool | None:
     whole = length - length % mss
     if not in_sack and whole < length:
         whole += mss
-    if whole >= skb.len and not in_sack:
+    if (whole >= skb.len and not in_sack) or too_fragmented(sk, skb):
         return False
     fragment(sk, skb, whole, mss)  # perhaps only a FIN stays behind
     return True if in_sack else None

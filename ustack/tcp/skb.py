@@ -47,6 +47,7 @@ class Skb:
         "seq",
         "tx_delivered",
         "tx_delivered_at",
+        "tx_mark",
         "tx_time",
     )
 
@@ -61,6 +62,7 @@ class Skb:
         self.sacked = 0
         self.pcount = 0
         self.gso_size = 0  # the MSS that pcount was computed with
+        self.tx_mark = 0  # the device has it until this much of `tx_charged` is released
         self.tx_time = 0  # ns, last transmission; 0 if never sent
 
     def append(self, part: Buffer, extend_last: bool) -> None:

@@ -79,7 +79,7 @@ class TcpSock(Sock):
         "reo_wnd_steps", "reo_wnd_persist", "dsack_seen", "last_delivered",
         # estimators and congestion control
         "rtt", "min_rtt", "cc", "ca_name", "max_packets_out", "cwnd_usage_seq", "is_cwnd_limited",
-        "snd_cwnd_used", "tsq_throttled",
+        "snd_cwnd_used", "tsq_throttled", "tx_charged",
         "snd_cwnd_stamp", "lsndtime", "last_tx", "pacing_rate", "delivered", "delivered_at",
         "first_tx", "app_limited", "lost", "rate_delivered", "rate_interval_us", "prior_ssthresh",
         # timers
@@ -115,6 +115,7 @@ class TcpSock(Sock):
         self.key = b""  # established-table key: the 4-tuple as it arrives
         self.csum_base = 0  # pseudo-header sum of addresses and protocol
         self.dead = False  # nobody owns this socket any more (SOCK_DEAD)
+        self.tx_charged = 0  # bytes ever charged to `wmem_alloc` for entries
         self.sock_state = SS_UNCONNECTED
         self.write_pending = 0  # writers that wait for the handshake
         self.last_port = 0  # the port that was given back; getsockname still shows it

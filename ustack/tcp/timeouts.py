@@ -24,7 +24,7 @@ from ustack.tcp.lifecycle import done, fin_time, time_wait, write_err
 from ustack.tcp.output import push_frames
 from ustack.tcp.probe import send_loss_probe, write_wakeup
 from ustack.tcp.recovery import enter_loss, reo_timeout
-from ustack.tcp.retransmit import retransmit_skb
+from ustack.tcp.retransmit import LOCAL_DROP, retransmit_skb
 from ustack.tcp.skb import Skb
 from ustack.tcp.sock import (
     ACK_SCHED,
@@ -135,7 +135,7 @@ def retransmit_timer(sk: TcpSock, now: int) -> None:
         return
     enter_loss(sk, now)
     sk.retransmits += 1
-    if not retransmit_skb(sk, head, 1, now):
+    if retransmit_skb(sk, head, 1, now) == LOCAL_DROP:
         reset_xmit_timer(sk, PENDING_RETRANS, now + _RESOURCE_PROBE_INTERVAL)
         return
     if opening:

@@ -32,7 +32,7 @@ from ustack.tcp.sock import (
     TCP_ATO_MIN,
     TcpSock,
 )
-from ustack.wire.packet import DROPPED, Buffer
+from ustack.wire.packet import DROPPED, QUEUED, Buffer
 from ustack.wire.seq import MASK
 from ustack.wire.tcp import ACK, PSH, RST, SYN, URG, data_options, syn_options
 
@@ -157,6 +157,9 @@ def transmit_skb(sk: TcpSock, skb: Skb, now: int) -> int:
         verdict = transmit(sk, skb.seq, skb.flags, now, skb.parts, skb.len, gso_size)
     if verdict == DROPPED:
         return verdict
+    if verdict == QUEUED and skb.len:
+        sk.tx_charged += skb.len + TX_OVERHEAD
+        skb.tx_mark = sk.tx_charged
     if not sk.packets_out:
         sk.first_tx = sk.delivered_at = now
     # snapshot for the delivery rate sample (rule D-49, `tcp_rate_skb_sent`)
