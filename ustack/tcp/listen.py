@@ -300,7 +300,7 @@ class Request:
                 self._repeat_synack(seg.now)
                 self._set_deadline(seg.now + self._timeout())
             return None
-        if flags & ACK and seg.ack != self.iss + 1:
+        if flags & ACK and seg.ack != self.iss + 1 and not flags & RST:
             self.host.send_reset(seg)
             return None
         if not self._acceptable(seg, past):
@@ -348,13 +348,15 @@ class Request:
         self.send_synack(now)
 
     def _kill(self, seg: Segment) -> None:
-        """RST at the expected place, or a SYN in the window."""
-        if seg.flags & SYN:
+        """RST at the expected place, or a SYN in the window. RST elsewhere is a guess
+        (RFC 5961 section 3)."""
+        if seg.flags & RST:
+            if seg.seq != self.irs + 1:
+                if not self._rate_limited(seg):
+                    self._send_ack(seg.now)
+                return
+        else:
             self.host.send_reset(seg)
-        elif seg.seq != self.irs + 1:
-            if not self._rate_limited(seg):
-                self._send_ack(seg.now)  # a challenge, as RFC 5961 has it
-            return
         self.host.net.mib.inc("TcpExtEmbryonicRsts")
         self.host.net.mib.inc("TcpAttemptFails")
         self.forget()
