@@ -14,15 +14,18 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from ustack import socket
     from ustack.io.preflight import PreflightError
     from ustack.seeds import Seeds
     from ustack.sock.sysctl import Sysctl
     from ustack.sockets.open import open_memory_pair, open_tun
+    from ustack.sockets.poll import Epoll, poll, select
     from ustack.sockets.resolver import Resolver, SystemResolver
     from ustack.sockets.socket import SocketType
     from ustack.sockets.stack import NetworkStack, SocketFactory, Statistics
 
 __all__ = [
+    "Epoll",
     "NetworkStack",
     "PreflightError",
     "Resolver",
@@ -34,9 +37,13 @@ __all__ = [
     "SystemResolver",
     "open_memory_pair",
     "open_tun",
+    "poll",
+    "select",
+    "socket",
 ]
 
 _HOMES = {
+    "Epoll": "ustack.sockets.poll",
     "NetworkStack": "ustack.sockets.stack",
     "PreflightError": "ustack.io.preflight",
     "Resolver": "ustack.sockets.resolver",
@@ -48,10 +55,14 @@ _HOMES = {
     "SystemResolver": "ustack.sockets.resolver",
     "open_memory_pair": "ustack.sockets.open",
     "open_tun": "ustack.sockets.open",
+    "poll": "ustack.sockets.poll",
+    "select": "ustack.sockets.poll",
 }
 
 
 def __getattr__(name: str) -> object:
+    if name == "socket":
+        return import_module("ustack.socket")
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = globals()[name] = getattr(import_module(_HOMES[name]), name)

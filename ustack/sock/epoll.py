@@ -22,7 +22,8 @@ Waiting calls sleep exclusively: one event wakes one of them, and a call that le
 items behind wakes the next. EPOLLEXCLUSIVE does the same among epolls that watch one
 socket: the wake-up goes to the first that has somebody waiting for it.
 
-A closed socket leaves by itself: its queue says POLLFREE.
+A closed socket leaves by itself: its queue says POLLFREE. Calls that wait then return
+None, and so they do when the epoll is closed: their driver may have gone with it.
 
 Left out: an epoll within an epoll, busy polling, EPOLLWAKEUP (accepted, no meaning).
 """
@@ -70,7 +71,7 @@ class Item:
     def wake(self, mask: int) -> bool:
         """Linux: `ep_poll_callback`. False lets an exclusive wake-up go to the next epoll."""
         if mask == POLLFREE:
-            self.ep.forget(self.sk)
+            self.ep.release(self.sk)
             return not self.exclusive
         events = self.events
         if not events & ~_PRIVATE or (mask and not mask & events):
@@ -85,15 +86,17 @@ class Item:
 class Eventpoll:
     """An interest list and a ready list."""
 
-    __slots__ = ("_items", "_ready", "wait_queue")
+    __slots__ = ("_items", "_left", "_ready", "wait_queue")
 
     def __init__(self) -> None:
         self._items: dict[Sock, Item] = {}
         self._ready: deque[Item] = deque()
+        self._left = 0  # how many sockets have left by themselves
         self.wait_queue = WaitQueue()
 
-    def __len__(self) -> int:
-        return len(self._items)
+    def first(self) -> Sock | None:
+        """Any socket of the interest list."""
+        return next(iter(self._items), None)
 
     # -- epoll_ctl -----------------------------------------------------------------------
 
@@ -137,6 +140,13 @@ class Eventpoll:
         """Forget everybody, and wake the calls that wait."""
         for sk in list(self._items):
             self.forget(sk)
+        self._left += 1
+        self.wait_queue.wake_all(POLLFREE)
+
+    def release(self, sk: Sock) -> None:
+        """`sk` is being closed."""
+        self.forget(sk)
+        self._left += 1
         self.wait_queue.wake_all(POLLFREE)
 
     def _look(self, item: Item, now: int) -> None:
@@ -158,10 +168,11 @@ class Eventpoll:
 
     # -- epoll_wait ----------------------------------------------------------------------
 
-    def wait(self, maxevents: int, timeout: int, now: int) -> list[Event] | Op[list[Event]]:
+    def wait(self, maxevents: int, timeout: int, now: int) -> list[Event] | Op[list[Event] | None]:
         """At most `maxevents` events; none after `timeout` ns (NEVER: for ever).
 
-        OSError EINVAL for a `maxevents` that is not positive.
+        OSError EINVAL for a `maxevents` that is not positive. None: look again, with what
+        is left of the time.
         """
         if maxevents <= 0:
             raise error(EINVAL)
@@ -170,9 +181,12 @@ class Eventpoll:
             return events
         return self._wait(maxevents, now + timeout if timeout < NEVER else None, now)
 
-    def _wait(self, maxevents: int, deadline: int | None, now: int) -> Op[list[Event]]:
+    def _wait(self, maxevents: int, deadline: int | None, now: int) -> Op[list[Event] | None]:
         wait = Wait(self.wait_queue, deadline, exclusive=True)
+        left = self._left
         while not (events := self._collect(maxevents, now)):
+            if self._left != left:
+                return None
             if deadline is not None and now >= deadline:
                 break
             now = yield wait

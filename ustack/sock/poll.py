@@ -46,13 +46,16 @@ SELECT_EX = POLLNVAL | POLLPRI
 
 
 class Polled:
-    """One entry of a poll: a socket (None once closed), what to look for, what was found."""
+    """One entry of a poll: a socket (None once closed), what to look for, what was found.
+
+    poll(2) adds ALWAYS to what a program asks for.
+    """
 
     __slots__ = ("events", "revents", "sk")
 
     def __init__(self, sk: Sock | None, events: int) -> None:
         self.sk = sk
-        self.events = events | ALWAYS
+        self.events = events
         self.revents = 0
 
 

@@ -17,7 +17,7 @@ import trio
 from ustack.io.ops import drive
 from ustack.sock.errors import error
 from ustack.sock.sock import Sock
-from ustack.sock.wait import Interrupted, Op
+from ustack.sock.wait import POLLFREE, Interrupted, Op
 from ustack.sockets import address as addresses
 from ustack.sockets.address import Native, SockAddr
 from ustack.tcp.sock import TcpSock
@@ -100,6 +100,11 @@ class BaseSocket(trio.socket.SocketType):
     def sk(self) -> Sock:
         """The core's side of the socket, to look at. OSError EBADF once closed."""
         return self._open()
+
+    @property
+    def _sock(self) -> Self:
+        """What anyio asks a trio socket for its attributes: the socket beneath it."""
+        return self
 
     def fileno(self) -> int:
         """A number from 1 << 30, unique in the stack; -1 once closed."""
@@ -185,7 +190,7 @@ class BaseSocket(trio.socket.SocketType):
                 self._ended[op] = (stop.value,)
             except (Interrupted, OSError):
                 pass
-        sk.wait_queue.wake_all(-1)
+        sk.wait_queue.wake_all(POLLFREE)
 
     async def _refused(self) -> None:
         """After a call that raised: others run, so that a loop of refused calls cannot

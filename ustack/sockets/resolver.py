@@ -62,7 +62,7 @@ class Resolver(trio.abc.HostnameResolver):
         self._hosts: dict[bytes, tuple[str, ...]] = {b"localhost": ("::1", "127.0.0.1")}
         for name, addresses in (hosts or {}).items():
             listed = (addresses,) if isinstance(addresses, str) else tuple(addresses)
-            self._hosts[_fold(_encode(name) or b"")] = listed
+            self._hosts[_fold(encode_host(name) or b"")] = listed
         self._delegate = delegate
 
     async def getaddrinfo(  # type: ignore[override]
@@ -77,7 +77,7 @@ class Resolver(trio.abc.HostnameResolver):
         """As `socket.getaddrinfo`. Raises `socket.gaierror`."""
         await trio.lowlevel.checkpoint()
         flags &= _FLAGS
-        name = _encode(host)
+        name = encode_host(host)
         listed = self._hosts.get(_fold(name)) if name is not None else None
         if listed is not None and not flags & socket.AI_NUMERICHOST:
             return _from_table(listed, port, family, type, proto, flags)
@@ -109,7 +109,7 @@ class Resolver(trio.abc.HostnameResolver):
         return socket.getnameinfo(sockaddr, flags | socket.NI_NUMERICHOST)
 
 
-def _encode(name: Host) -> bytes | None:
+def encode_host(name: Host) -> bytes | None:
     """The form in which resolvers are asked, and DNS is. UnicodeError if it has none."""
     return name.encode("idna") if isinstance(name, str) else name
 

@@ -33,13 +33,15 @@ There is no `__del__`: a socket lives until it is closed, or its stack is.
 from __future__ import annotations
 
 import errno
+import math
 import operator
 import socket
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, overload
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 import trio
 
+from ustack.sock import mmsg
 from ustack.sock.errors import error
 from ustack.sock.sock import MSG_ERRQUEUE, RecvMsg, Sock
 from ustack.sock.wait import POLLERR, POLLHUP, POLLIN, POLLOUT, Op, Wait
@@ -51,10 +53,13 @@ from ustack.sockets.base import BaseSocket
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
+T = TypeVar("T")
+
 AncData = list[tuple[int, int, bytes]]
 
 _READABLE = POLLIN | POLLERR | POLLHUP
 _WRITABLE = POLLOUT | POLLERR | POLLHUP
+_ACCEPT_FLAGS = socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
 _DEFAULT_BACKLOG = min(socket.SOMAXCONN, 128)
 
 
@@ -95,6 +100,12 @@ class SocketType(BaseSocket):
 
     async def accept(self) -> tuple[SocketType, SockAddr]:
         """The next connection and its peer's address. Several tasks may wait at once."""
+        return await self.accept4()
+
+    async def accept4(self, flags: int = 0) -> tuple[SocketType, SockAddr]:
+        """`accept`, with SOCK_NONBLOCK or SOCK_CLOEXEC for the new socket. EINVAL else."""
+        if operator.index(flags) & ~_ACCEPT_FLAGS:
+            raise error(errno.EINVAL)
         await trio.lowlevel.checkpoint_if_cancelled()
         sk = self._open()
         try:
@@ -107,6 +118,7 @@ class SocketType(BaseSocket):
             result = await self._drive(result)
         else:
             await self._stack.give_way()
+        result.nonblocking = bool(flags & socket.SOCK_NONBLOCK)
         peer = addresses.to_python(self._family, (result.daddr, result.dport))
         return self._stack.adopt(result, self._proto), peer
 
@@ -269,9 +281,7 @@ class SocketType(BaseSocket):
     ) -> tuple[bytes, AncData, int, SockAddr | None]:
         """(data, ancillary data, message flags, sender's address)."""
         room = _length(ancbufsize, "recvmsg", "invalid ancillary data buffer length")
-        msg = await self._receive(_length(bufsize, "recvmsg"), flags)
-        control, cut = buffers.fit_control(msg.control, room)
-        return buffers.join(msg.chunks), control, msg.flags | cut, self._peer(msg)
+        return self._message(await self._receive(_length(bufsize, "recvmsg"), flags), room)
 
     async def recvmsg_into(
         self, buffers_: Iterable[Buffer], ancbufsize: int = 0, flags: int = 0, /
@@ -283,6 +293,56 @@ class SocketType(BaseSocket):
         buffers.scatter(msg.chunks, views)
         control, cut = buffers.fit_control(msg.control, room)
         return msg.len, control, msg.flags | cut, self._peer(msg)
+
+    async def recvmmsg(
+        self,
+        vlen: int,
+        bufsize: int,
+        ancbufsize: int = 0,
+        flags: int = 0,
+        timeout: float | None = None,
+        /,
+    ) -> list[tuple[bytes, AncData, int, SockAddr | None]]:
+        """Up to `vlen` messages, each as `recvmsg` returns it (recvmmsg(2)).
+
+        MSG_WAITFORONE waits for the first only. `timeout`, in seconds, is looked at after
+        each message, as the kernel does: it ends no wait. An error after the first message
+        is kept for the next call. OSError EINVAL for a negative timeout.
+        """
+        room = _length(ancbufsize, "recvmmsg", "invalid ancillary data buffer length")
+        length = _length(bufsize, "recvmmsg")
+        count = _length(vlen, "recvmmsg", "negative number of messages")
+        if timeout is not None and timeout < 0:
+            raise error(errno.EINVAL)
+        limit = None if timeout is None else math.ceil(timeout * 1e9)
+        await trio.lowlevel.checkpoint_if_cancelled()
+        sk = self._open()
+        if self._receiving and not flags & MSG_ERRQUEUE:
+            raise trio.BusyResourceError("another task is receiving from this socket")
+        op = mmsg.recvmmsg(sk, count, length, flags, limit, self._driver.now())
+        if self._type != socket.SOCK_STREAM or flags & MSG_ERRQUEUE:
+            found = await self._several(op)
+        else:
+            self._receiving = True
+            try:
+                found = await self._several(op)
+            finally:
+                self._receiving = False
+        return [self._message(msg, room) for msg in found]
+
+    def _message(self, msg: RecvMsg, room: int) -> tuple[bytes, AncData, int, SockAddr | None]:
+        control, cut = buffers.fit_control(msg.control, room)
+        return buffers.join(msg.chunks), control, msg.flags | cut, self._peer(msg)
+
+    async def _several(self, op: Op[T]) -> T:
+        """Finish an operation on several messages."""
+        try:
+            result = await self._drive(op)
+        except OSError:
+            await self._refused()
+            raise
+        await self._stack.give_way()
+        return result
 
     # -- sending -------------------------------------------------------------------------------
 
@@ -319,6 +379,41 @@ class SocketType(BaseSocket):
         control = buffers.control(ancdata)
         to = None if address is None else await self._destination(address, "sendmsg")
         return await self._transmit(data, flags, to, control)
+
+    async def sendmmsg(
+        self,
+        messages: Iterable[Sequence[Any]],
+        flags: int = 0,
+        /,
+    ) -> list[int]:
+        """Send messages in order, each given as the arguments of a `sendmsg`:
+        `(buffers[, ancdata[, flags[, address]]])` (sendmmsg(2)).
+
+        The number of bytes sent of each message that was: the list is shorter than
+        `messages` if an error or a full buffer came in between. Of a message's own flags
+        only MSG_EOR counts. At most 1024 messages are looked at.
+        """
+        native = [await self._native_message(*msg) for msg in messages]
+        await trio.lowlevel.checkpoint_if_cancelled()
+        sk = self._open()
+        if self._sending:
+            raise trio.BusyResourceError("another task is sending to this socket")
+        self._sending = self._type == socket.SOCK_STREAM
+        try:
+            return await self._several(mmsg.sendmmsg(sk, native, flags, self._driver.now()))
+        finally:
+            self._sending = False
+
+    async def _native_message(
+        self,
+        buffers_: Iterable[Buffer],
+        ancdata: Iterable[tuple[int, int, Buffer]] = (),
+        flags: int = 0,
+        address: object = None,
+    ) -> mmsg.Message:
+        to = None if address is None else await self._destination(address, "sendmmsg")
+        control = buffers.control(ancdata)
+        return mmsg.Message(buffers.gather(buffers_), control, operator.index(flags), to)
 
     async def _destination(self, address: object, call: str) -> Native:
         known, native = self._last_peer

@@ -213,7 +213,7 @@ class SocketFactory(trio.abc.SocketFactory):
     """Makes trio's sockets on one stack."""
 
     def __init__(self, stack: NetworkStack) -> None:
-        self._stack = stack
+        self.stack = stack
 
     def socket(self, family: int, type: int, proto: int) -> SocketType:  # type: ignore[override]
-        return self._stack.socket(family, type, proto)
+        return self.stack.socket(family, type, proto)
