@@ -27,6 +27,7 @@ from ustack.sockets.socket import SocketType
 from ustack.tcp.state import CLOSE_WAIT, CLOSING, ESTABLISHED, FIN_WAIT1, LAST_ACK
 
 if TYPE_CHECKING:
+    from ustack.sockets.httpcore import NetworkBackend
     from ustack.stack import Stack
 
 FIRST_FILENO = 1 << 30
@@ -118,6 +119,12 @@ class NetworkStack:
     def hostname_resolver(self) -> trio.abc.HostnameResolver:
         """For `trio.socket.set_custom_hostname_resolver`."""
         return self.resolver
+
+    def httpcore_backend(self) -> NetworkBackend:
+        """For httpcore's connection pools; needs the extra `ustack[httpcore]`."""
+        from ustack.sockets.httpcore import NetworkBackend
+
+        return NetworkBackend(self)
 
     # -- streams -------------------------------------------------------------------------
 
