@@ -6,11 +6,18 @@ VENV   ?= .venv
 ARGS   ?=
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.stamp
+SUITES := $(addprefix tests/,wire sock tcp udp ip link sim io sockets kernel)
 
-.PHONY: help venv demo test test-long lint format bench clean
+FAST   := build/fast
+COMPILE = $(BIN)/python -m tools.compiled
+# What imports from $(FAST) must not look into the current directory first.
+ONFAST  = PYTHONSAFEPATH=1 PYTHONPATH="$(CURDIR)/$(FAST):$(CURDIR)"
+
+.PHONY: help venv demo fast test test-fast test-long lint format bench clean
 
 help:
 	@echo "make venv | demo | test | test-long | lint | format | bench | clean   (ARGS=...)"
+	@echo "make fast | test-fast   with a compiled core; make bench PURE=1   without"
 
 venv: $(STAMP)
 
@@ -23,7 +30,7 @@ $(STAMP): pyproject.toml
 	  echo "ustack: the venv module is missing: apt install python3-venv" >&2; exit 1; }
 	@rm -rf $(VENV)
 	$(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test,lint]' || { \
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test,lint,fast]' || { \
 	  echo "ustack: pip could not install the dependencies (above); where no wheel exists for this" \
 	       "machine: apt install gcc python3-dev" >&2; exit 1; }
 	@touch $(STAMP)
@@ -34,6 +41,15 @@ demo: $(STAMP)
 test: $(STAMP)
 	@.ci/packages
 	$(BIN)/python -m pytest -m "not slow" $(ARGS)
+
+# The core compiled, for `make bench` and `make test-fast`. Never in the source tree.
+fast: $(STAMP)
+	@$(COMPILE) $(FAST)
+
+test-fast: fast
+	@.ci/packages
+	$(ONFAST) USTACK_REQUIRE_COMPILED=1 $(BIN)/python -m pytest -m "not slow" \
+	  -o "pythonpath=$(FAST) ." $(SUITES) $(ARGS)
 
 test-long: $(STAMP)
 	@.ci/packages
@@ -50,8 +66,13 @@ format: $(STAMP)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# Compiled where that is possible, unless PURE=1.
 bench: $(STAMP)
-	@$(BIN)/python -m tools.bench $(ARGS)
+	@if [ -z "$(PURE)" ] && $(COMPILE) --check; then \
+	  $(COMPILE) $(FAST) && $(ONFAST) $(BIN)/python -m tools.bench $(ARGS); \
+	else \
+	  $(BIN)/python -m tools.bench $(ARGS); \
+	fi
 
 clean:
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage
+	rm -rf $(VENV) build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage

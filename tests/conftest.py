@@ -3,6 +3,8 @@
 Tests marked `kernel` or `needs(...)` skip where the machine lacks something, and fail
 instead when USTACK_REQUIRE_KERNEL=1, as CI sets: a green run there has skipped nothing
 for lack of a capability. Every such skip is listed at the end of the run.
+
+With USTACK_REQUIRE_COMPILED=1, as `make test-fast` sets, a run of the source code fails.
 """
 
 from __future__ import annotations
@@ -11,9 +13,13 @@ import os
 import shutil
 import subprocess
 from functools import cache
+from importlib.machinery import ExtensionFileLoader
+from importlib.util import find_spec
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+from tools.compiled import compiled_modules
 
 MISSING = "missing capability: "
 
@@ -28,6 +34,21 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow],
 )
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
+
+
+def not_compiled() -> list[str]:
+    """The modules of the core that would be, or have been, imported from source."""
+    specs = {name: find_spec(name) for name in compiled_modules()}
+    return [
+        name
+        for name, spec in specs.items()
+        if spec is None or not isinstance(spec.loader, ExtensionFileLoader)
+    ]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if os.environ.get("USTACK_REQUIRE_COMPILED") == "1" and (wrong := not_compiled()):
+        raise pytest.UsageError(f"not compiled: {' '.join(wrong)}")
 
 
 @cache

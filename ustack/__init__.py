@@ -6,14 +6,19 @@
 
 The names below are for trio programs. They are imported when first used, so that the
 core (`ustack.stack` and what is below it) can be used without trio and without a TUN.
+`ustack.compiled` says whether the core in use is machine code.
 """
 
 from __future__ import annotations
 
 from importlib import import_module
+from importlib.machinery import ExtensionFileLoader
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    compiled: bool
+
     from ustack import socket
     from ustack.io.preflight import PreflightError
     from ustack.seeds import Seeds
@@ -35,6 +40,7 @@ __all__ = [
     "Statistics",
     "Sysctl",
     "SystemResolver",
+    "compiled",
     "open_memory_pair",
     "open_tun",
     "poll",
@@ -60,9 +66,16 @@ _HOMES = {
 }
 
 
+def _is_compiled() -> bool:
+    spec = find_spec("ustack.tcp.output")
+    return spec is not None and isinstance(spec.loader, ExtensionFileLoader)
+
+
 def __getattr__(name: str) -> object:
     if name == "socket":
         return import_module("ustack.socket")
+    if name == "compiled":
+        return _is_compiled()
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = globals()[name] = getattr(import_module(_HOMES[name]), name)

@@ -12,6 +12,7 @@ def test_version_and_help() -> None:
     status, out, err = run("--version")
     assert (status, err) == (0, "")
     assert out.startswith("ustack ")
+    assert "core)" in out
     status, out, err = run("--help")
     assert (status, err) == (0, "")
     assert "up" in out

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+import ustack
 from tools.bench import __main__ as bench
 from tools.bench import modes, report, service
 
@@ -132,6 +133,7 @@ MACHINE = {
     "cpu": "Fast",
     "cpus": 2,
     "load": 0.25,
+    "core": "compiled",
 }
 
 
@@ -156,10 +158,22 @@ def a_run() -> dict[str, Any]:
     return made | {"results": entries}
 
 
+def test_the_heading_says_which_core() -> None:
+    assert report.heading(MACHINE).startswith("compiled core, date 2026-01-02, kernel 6.18.0")
+    assert report.machine()["core"] == ("compiled" if ustack.compiled else "interpreted")
+
+
+def test_a_compiled_core_is_not_profiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ustack, "compiled", True, raising=False)
+    with pytest.raises(ValueError, match="make bench PURE=1"):
+        bench.run(bench.parse(["--profile", "x.pstats"]))
+
+
 def test_the_table_of_the_docs() -> None:
     lines = report.markdown(a_run()).splitlines()
     assert lines[0].startswith("Measured on 2026-01-02: Linux 6.18.0, CPython 3.11.7, Fast, 2 CPUs")
-    assert '`make bench ARGS="--only bulk-in,loss-out --runs 1"`' in lines[0]
+    pure = "" if ustack.compiled else " PURE=1"
+    assert f'compiled core; `make bench{pure} ARGS="--only bulk-in' in lines[0]
     assert lines[4:] == [
         "| `bulk-in` | 12.0 Gbit/s (>=10) | 0.4 Gbit/s (>=0.45, **missed**) |"
         " 48.0 Gbit/s; iperf3 44.0 Gbit/s | 0.25 |  |",

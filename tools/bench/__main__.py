@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import ustack
 from tools import testbed
 from tools.bench import modes, report
 from tools.bench.modes import Mode
@@ -50,7 +51,8 @@ def command(args: argparse.Namespace) -> str:
         if value != default and name not in ("json", "profile"):
             flag = "--" + name.replace("_", "-")
             words.append(flag if value is True else f"{flag} {value}")
-    return f'make bench ARGS="{" ".join(words)}"' if words else "make bench"
+    make = "make bench" if ustack.compiled else "make bench PURE=1"
+    return f'{make} ARGS="{" ".join(words)}"' if words else make
 
 
 def plan(args: argparse.Namespace) -> list[tuple[Side, list[Mode]]]:
@@ -108,6 +110,8 @@ def measure(bench: Bench, steps: list[tuple[Side, list[Mode]]]) -> list[Result]:
 def run(args: argparse.Namespace) -> int:
     options = Options(args.seconds, args.runs, args.loss, ipv6=args.ipv6, pin=args.pin)
     options.profile = args.profile
+    if args.profile and ustack.compiled:
+        raise ValueError("profilers do not see into a compiled core: make bench PURE=1")
     steps = plan(args)
     problem = testbed.missing()
     if problem is not None:
@@ -128,7 +132,7 @@ def run(args: argparse.Namespace) -> int:
             }
         )
     report.add_ratios(entries)
-    print(", ".join(f"{key} {value}" for key, value in about.items()))
+    print(report.heading(about))
     print(report.table(entries))
     if args.json:
         found = {"machine": about, "command": command(args), "options": vars(args)}

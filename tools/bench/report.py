@@ -18,6 +18,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import ustack
 from tools.bench.modes import MODES, STANDSTILL_CEILING_MS, Mode
 
 Result = dict[str, Any]
@@ -40,7 +41,14 @@ def machine() -> dict[str, Any]:
         "cpu": models[0] if models else platform.machine(),
         "cpus": len(os.sched_getaffinity(0)),
         "load": os.getloadavg()[0],  # figures taken beside other work are worth less
+        "core": "compiled" if ustack.compiled else "interpreted",
     }
+
+
+def heading(about: dict[str, Any]) -> str:
+    """`machine()` in a line."""
+    words = [f"{key} {value}" for key, value in about.items() if key != "core"]
+    return ", ".join([f"{about['core']} core", *words])
 
 
 def entry(mode: Mode, label: str, offload: bool, result: Result) -> Result:
@@ -153,6 +161,7 @@ def _conditions(run: Result) -> str:
     return (
         f"Measured on {about['date']}: Linux {about['kernel']}, {about['python']}, "
         f"{about['cpu']}, {about['cpus']} CPUs, load {about['load']:.2f} at the start; "
+        f"{about['core']} core; "
         f"`{run['command']}`. Medians of {options['runs']} runs of {options['seconds']:g} s, "
         f"{family}, MTU 1500. In brackets: what must be reached."
     )

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from importlib import metadata
 from typing import NoReturn
 
+import ustack
 import ustack.cli.demo as demo
 import ustack.cli.up as up
 from ustack.daemon.config import ConfigError
@@ -47,11 +48,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def parser() -> argparse.ArgumentParser:
     top = Parser(prog="ustack", description="A userspace TCP/IP stack on a TUN interface.")
-    top.add_argument("--version", action="version", version=f"ustack {version()}")
+    top.add_argument("--version", action="version", version=_build())
     commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for module in (up, demo):
         module.add_parser(commands)
     return top
+
+
+def _build() -> str:
+    return f"ustack {version()} ({'compiled' if ustack.compiled else 'interpreted'} core)"
 
 
 def version() -> str:
