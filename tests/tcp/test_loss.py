@@ -239,6 +239,7 @@ def test_d19_limited_transmit():
     b.run(20)
     sack(b, (1, 2))
     assert b.brief()[0][1:] == (seg(10), MSS)
+    b.run(2)  # within 1 ms it would wait for the next ACK (rule A-32)
     sack(b, (1, 3))
     assert b.brief()[0][1:] == (seg(11), MSS)
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 import pytest
 
 from tests.tcp.harness import SOL_TCP, Bench
-from ustack.sock.sock import MSG_MORE, MSG_OOB, SHUT_WR
+from ustack.sock.sock import MSG_EOR, MSG_MORE, MSG_OOB, SHUT_WR
 from ustack.tcp.pmtu import simple_retransmit
 from ustack.wire.packet import QUEUED, TAKEN
 
@@ -374,3 +374,46 @@ def test_a75_fin_rides_on_the_last_unsent_entry():
     b.take()
     b.close()
     assert b.brief() == [("FA", 501, 0)]
+
+
+# -- deferring a burst ---------------------------------------------------------------------
+
+
+def deferring(cwnd: int = 19, after: float = 9.5, last: float = 0.9) -> Bench:
+    """13 segments of 1000 have been in flight for `after` of an RTT of 10 ms, the last burst
+    left `last` ms ago."""
+    b = Bench.connected(mss=1000, sack=False, rtt=10, tcp_min_tso_segs=40)
+    b.sk.cc.snd_cwnd = 20
+    b.send(13000)
+    b.take()
+    b.run(after)
+    b.sk.last_tx = b.now - round(last * 1_000_000)
+    b.sk.cc.snd_cwnd = cwnd
+    return b
+
+
+def test_a32_a_burst_waits_for_an_ack_that_is_due() -> None:
+    b = deferring()
+    b.send(10000)
+    b.expect_nothing()
+    assert b.sk.is_cwnd_limited
+    b.inject(ack=2001)
+    assert sum(b.lens()) == 10000
+
+
+@pytest.mark.parametrize(
+    "settings", [{"after": 0.9}, {"last": 1.1}, {"cwnd": 20}], ids=["far", "long ago", "a third"]
+)
+def test_a32_it_does_not_wait(settings: dict[str, float]) -> None:
+    b = deferring(**settings)  # type: ignore[arg-type]
+    b.send(10000)
+    assert sum(b.lens()) in (6000, 7000)
+
+
+def test_a32_a_short_entry_waits_unless_nothing_can_follow_it() -> None:
+    b = deferring()
+    b.send(5000)
+    b.expect_nothing()
+    b = deferring()
+    b.send(5000, MSG_EOR)
+    assert sum(b.lens()) == 5000

@@ -7,6 +7,7 @@ for its head, a series of small tests, each with one reason to say no:
     cwnd_test        the congestion window is full
     snd_wnd_test     the peer's window does not admit the first segment
     nagle_test       a small segment had better wait for more data, or an ACK
+    tso_should_defer a burst would be longer after the ACK that is about to come
     small_queue_test enough of this connection sits below us already
 
 What passes is cut where the windows allow (`mss_split_point`), sent, and moved from the
@@ -48,6 +49,10 @@ from ustack.wire.tcp import ACK, FIN, PSH, SYN
 
 # `push_one`: how write_xmit is limited
 PUSH_ALL, PUSH_ONE, PUSH_PROBE = 0, 1, 2
+# may the head go, and if not, what was it short of?
+FITS, WAITS, SHORT_OF_CWND, SHORT_OF_RWND = range(4)
+
+DEFER_NS = 1_000_000  # an ACK is worth waiting for that long
 
 
 # -- sizes ---------------------------------------------------------------------------------
@@ -256,7 +261,10 @@ def write_xmit(sk: TcpSock, mss_now: int, nonagle: int, push_one: int, now: int)
         if not snd_wnd_test(sk, skb, mss_now):
             rwnd_limited = True
             break
-        if not _fit(sk, skb, mss_now, quota, nonagle):
+        verdict = _fit(sk, skb, mss_now, quota, nonagle, push_one, now)
+        if verdict != FITS:
+            cwnd_limited = verdict == SHORT_OF_CWND
+            rwnd_limited = verdict == SHORT_OF_RWND
             break
         if sk.wmem_alloc and not small_queue_test(sk, skb):
             break
@@ -298,18 +306,53 @@ def _fill(sk: TcpSock, skb: Skb, quota: int, mss_now: int) -> int:
     return quota
 
 
-def _fit(sk: TcpSock, skb: Skb, mss_now: int, quota: int, nonagle: int) -> bool:
-    """Cut `skb` to what may go; false if Nagle wants all of it to wait."""
+def _fit(
+    sk: TcpSock, skb: Skb, mss_now: int, quota: int, nonagle: int, push_one: int, now: int
+) -> int:
+    """Cut `skb` to what may go; unless it FITS all of it had better wait."""
     limit = mss_now
     if skb.pcount == 1:
         mode = nonagle if skb is sk.write_queue[-1] else NAGLE_PUSH
         if not nagle_test(sk, skb, mss_now, mode):
-            return False
-    elif sk.snd_una == sk.snd_up:  # urgent data goes out one segment at a time
-        limit = mss_split_point(sk, skb, mss_now, quota, nonagle)
+            return WAITS
+    else:
+        if not push_one and sk.packets_out:
+            verdict = tso_should_defer(sk, skb, mss_now, now)
+            if verdict != FITS:
+                return verdict
+        if sk.snd_una == sk.snd_up:  # urgent data goes out one segment at a time
+            limit = mss_split_point(sk, skb, mss_now, quota, nonagle)
     if skb.len > limit:
         tso_fragment(sk, skb, limit, mss_now)
-    return True
+    return FITS
+
+
+def tso_should_defer(sk: TcpSock, skb: Skb, mss_now: int, now: int) -> int:
+    """Wait for the next ACK, if it is due at once, and send a longer burst then?
+    (rule A-32, `tcp_tso_should_defer`)"""
+    if sk.ca_state >= CA_RECOVERY or now - sk.last_tx > DEFER_NS:
+        return FITS
+    cwnd = sk.cc.snd_cwnd
+    send_win = sk.snd_una + sk.snd_wnd - skb.seq
+    cong_win = (cwnd - sk.in_flight) * mss_now
+    limit = min(send_win, cong_win)
+    if limit >= burst_segs(sk, mss_now) * mss_now:
+        return FITS
+    if skb is not sk.write_queue[-1] and limit >= skb.len:
+        return FITS
+    divisor = sk.net.sysctl.tcp_tso_win_divisor
+    if limit >= (min(sk.snd_wnd, cwnd * mss_now) // divisor if divisor else 3 * mss_now):
+        return FITS
+    head = sk.rtx_queue.first
+    srtt = sk.rtt.srtt_us * 125  # ns; it is kept eightfold
+    if head is None or head.tx_time + srtt - now > min(srtt >> 1, DEFER_NS):
+        return FITS
+    if cong_win < send_win:
+        if cong_win <= skb.len:
+            return SHORT_OF_CWND
+    elif send_win <= skb.len:
+        return SHORT_OF_RWND
+    return FITS if skb.flags & FIN or skb.eor else WAITS
 
 
 def _arm_timer(sk: TcpSock, prior_packets: int, now: int) -> None:
