@@ -4,6 +4,10 @@ The script is the other end of the TUN: what it writes there arrives, what the k
 sends it reads. No virtio header and no offload, so packets are as on a wire. A blocking
 call runs in a helper thread; while that enters the kernel the descriptor is made blocking
 for a moment.
+
+What is written to a TUN is received by a soft interrupt, which a busy machine may put off.
+So behind every packet the script sends a ping, and goes on when it is answered: what came
+before has then been received. The thread stays on one processor, whose queue is in order.
 """
 
 from __future__ import annotations
@@ -20,12 +24,15 @@ from collections.abc import Callable
 from dataclasses import fields
 from typing import Any
 
+from tests.sockets.parity.peer import icmp
 from tools.testbed import Netns
 from ustack.sock.sysctl import Sysctl
 
 _TUNSETIFF, _IFF_TUN, _IFF_NO_PI = 0x400454CA, 1, 0x1000
 _POLL_ALL = 0x2FFF & ~0x1000
 _ANCILLARY = 1024
+_PING, _PING_LIMIT = 0xBEEF, 2_000_000_000
+_TAIL = _PING.to_bytes(2, "big") + b"\0\0"
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -34,8 +41,16 @@ class KernelSut:
 
     name = "kernel"
 
-    def __init__(self, v6: bool, local: str, settings: dict[str, Any], mtu: int = 1500) -> None:
+    def __init__(
+        self, v6: bool, local: str, peer: str, settings: dict[str, Any], mtu: int = 1500
+    ) -> None:
         self.v6 = v6
+        processors = os.sched_getaffinity(0)
+        os.sched_setaffinity(0, {sorted(processors)[os.getpid() % len(processors)]})
+        family = socket.AF_INET6 if v6 else socket.AF_INET
+        ends = socket.inet_pton(family, peer), socket.inet_pton(family, local)
+        self._ping = icmp(*ends, 128 if v6 else 8, 0, _PING << 16)
+        self._unread: list[tuple[bytes, int]] = []
         self.netns = Netns("parity")
         self.sockets: list[KernelSocket] = []
         self._entered = self.netns.entered()
@@ -88,11 +103,22 @@ class KernelSut:
 
     def inject(self, packet: bytes) -> None:
         os.write(self.tun, packet)
+        os.write(self.tun, self._ping)
+        poller = select.poll()
+        poller.register(self.tun, select.POLLIN)
+        deadline = time.monotonic_ns() + _PING_LIMIT
+        while time.monotonic_ns() < deadline:
+            if self._read(lambda data, at: self._unread.append((data, at))):
+                return
+            poller.poll(10)
+        raise RuntimeError("the kernel does not answer a ping")
 
     def pump(self, until: int, out: Callable[[bytes, int], None]) -> None:
         """Let time pass until `until`; `out` gets each packet and when it was read."""
         poller = select.poll()
         poller.register(self.tun, select.POLLIN)
+        while self._unread:
+            out(*self._unread.pop(0))
         while True:
             self._read(out)
             left = until - time.monotonic_ns()
@@ -100,12 +126,20 @@ class KernelSut:
                 return
             poller.poll(left / 1_000_000)
 
-    def _read(self, out: Callable[[bytes, int], None]) -> None:
+    def _read(self, out: Callable[[bytes, int], None]) -> bool:
+        """Read what there is; whether the answer to our ping was in it."""
+        answered = False
+        at = 40 if self.v6 else 20
+        kind = 129 if self.v6 else 0
         try:
             while True:
-                out(os.read(self.tun, 70000), time.monotonic_ns())
+                data = os.read(self.tun, 70000)
+                if len(data) == len(self._ping) and data[at] == kind and data[at + 4 :] == _TAIL:
+                    answered = True
+                else:
+                    out(data, time.monotonic_ns())
         except BlockingIOError:
-            pass
+            return answered
 
     def socket(self, family: int, type_: int, proto: int = 0) -> KernelSocket:
         sock = socket.socket(family, type_, proto)

@@ -459,7 +459,7 @@ def play(
     local = LOCAL6 if v6 else LOCAL4
     sut: KernelSut | StackSut
     if backend == "kernel":
-        sut = KernelSut(v6, local, settings, mtu)
+        sut = KernelSut(v6, local, PEER6 if v6 else PEER4, settings, mtu)
     else:
         clock = VirtualClock() if backend == "virtual" else None
         sut = StackSut(v6, local, settings, mtu, clock)
