@@ -218,6 +218,8 @@ class OfoQueue:
                 first -= 1
             elif skb.seq < before.end_seq:
                 dsack = (skb.seq, before.end_seq)
+            elif before.room and skb.end_seq < queue[at].end_seq and _coalesce(before, skb):
+                return OfoInsert(True, 0, False)
         return self._replace(first, skb, dsack)
 
     def _append(self, skb: RxSkb) -> OfoInsert:

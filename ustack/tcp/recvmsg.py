@@ -208,11 +208,16 @@ def _finish(sk: TcpSock, read: _Read, now: int) -> RecvMsg:
     if sk.timestamp and msg.len:
         msg.control.append(timestamp(sk.timestamp, sk.last_tstamp + sk.net.wall_ns))
     if sk.inq_cmsg:
-        hint = sk.rcv_nxt - sk.copied_seq
-        if sk.fin_received:
-            hint = max(hint, 1)
-        msg.control.append((SOL_TCP, TCP_CM_INQ, hint.to_bytes(4, "little")))
+        _add_inq(sk, msg)
     return msg
+
+
+def _add_inq(sk: TcpSock, msg: RecvMsg) -> None:
+    """TCP_INQ: what is left, not 0 once the end is known (rule B-14, `tcp_inq_hint`)."""
+    hint = sk.rcv_nxt - sk.copied_seq
+    if sk.fin_received:
+        hint = max(hint, 1)
+    msg.control.append((SOL_TCP, TCP_CM_INQ, hint.to_bytes(4, "little")))
 
 
 def recv_urg(sk: TcpSock, length: int, flags: int) -> RecvMsg:
@@ -233,10 +238,11 @@ def recv_urg(sk: TcpSock, length: int, flags: int) -> RecvMsg:
                 msg.chunks.append(byte)
         else:
             msg.flags |= MSG_TRUNC
-        return msg
-    if sk.state == CLOSE or sk.shutdown & RCV_SHUTDOWN:
-        return msg
-    raise error(EAGAIN)
+    elif sk.state != CLOSE and not sk.shutdown & RCV_SHUTDOWN:
+        raise error(EAGAIN)
+    if sk.inq_cmsg:
+        _add_inq(sk, msg)
+    return msg
 
 
 def inq(sk: TcpSock) -> int:
