@@ -42,7 +42,7 @@ class Stack(IpHost):
         self.tcp = TcpHost(self)
         self.udp = UdpHost(self)
         self.register(IPPROTO_TCP, self.tcp.rcv, self.tcp.icmp_err)
-        self.register(IPPROTO_UDP, self.udp.rcv, self.udp.icmp_err)
+        self.register(IPPROTO_UDP, self.udp.rcv, self.udp.icmp_err, self.udp.rcv_many)
 
     def socket(self, family: int, type_: int, proto: int = 0) -> Sock:
         """Make a socket (Linux: `__sys_socket`, `inet_create`); errors as there."""

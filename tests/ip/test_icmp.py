@@ -294,7 +294,7 @@ def test_error_reaches_the_transport(kind, code, rest, info):
 
 @pytest.mark.parametrize(
     ("kind", "code", "rest", "info"),
-    [(1, 4, 0, 0), (2, 0, 1400, 1400), (3, 0, 0, 0), (4, 1, 40, 40), (100, 0, 9, 0)],
+    [(1, 4, 0, 0), (2, 0, 1400, 1400), (3, 0, 0, 0), (4, 1, 40, 40), (100, 0, 9, 9)],
 )
 def test_icmpv6_error_reaches_the_transport(kind, code, rest, info):
     w = World()

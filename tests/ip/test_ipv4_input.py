@@ -61,7 +61,7 @@ GOOD = ip4(b"12345678")
         (ip4(b"x", src=parse_addr("0.0.0.0")), "IP_INVALID_SOURCE"),
         (ip4(b"x", dst=parse_addr("127.0.0.1")), "IP_LOCALNET"),
         (ip4(b"x", dst=parse_addr("10.9.0.3")), "IP_INADDRERRORS"),
-        (ip4(b"x", dst=parse_addr("224.0.0.1")), "IP_INVALID_DEST"),
+        (ip4(b"x", dst=parse_addr("224.0.0.9")), "IP_INVALID_DEST"),
         (ip4(b"x", dst=parse_addr("10.9.0.255"), proto=6), "IP_INVALID_DEST"),
         (ip4(b"x", options=b"\x07\x00\x00\x00"), "IP_INHDR"),
         (ip4(b"x", options=b"\x07\x09\x04\x00"), "IP_INHDR"),

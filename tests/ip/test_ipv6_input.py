@@ -55,7 +55,7 @@ def test_walks_extension_headers(chain, proto):
         (ip6(b"x", src=parse_addr("ff02::1")), "IP_INVALID_SOURCE"),
         (ip6(b"x", src=parse_addr("::")), "IP_INVALID_SOURCE"),
         (ip6(b"x", src=parse_addr("::ffff:10.9.0.1")), "IP_INVALID_SOURCE"),
-        (ip6(b"x", dst=parse_addr("ff02::1")), "IP_INVALID_DEST"),
+        (ip6(b"x", dst=parse_addr("ff02::9")), "IP_INVALID_DEST"),
         (ip6(b"x", dst=parse_addr("fd00:9::3")), "IP_INADDRERRORS"),
         (ip6(b"x", proto=HOP), "IP_INHDR"),
         (ip6(b"", proto=NONE), "IP_NOPROTO"),

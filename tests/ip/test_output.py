@@ -83,7 +83,7 @@ def test_segment_over_ipv4():
 def test_segment_over_ipv6():
     w = World()
     sk = w.sock(PEER6)
-    sk.tos = 0x10
+    sk.tos, sk.tclass = 0x20, 0x10
     xmit(w, sk, b"hello")
     (packet,) = map(Ip6, w.dev.take())
     assert (packet.src, packet.dst, packet.proto) == (US6, PEER6, IPPROTO_TCP)
@@ -257,11 +257,12 @@ def test_ids_of_datagrams():
         datagram(w, sk, b"x")
     a, b, c, d = (Ip4(data).ident for data in w.dev.take())
     assert b == (a + 1) & 0xFFFF
-    assert c == d == 0
+    assert d == (c + 1) & 0xFFFF
     datagram(w, loose, b"x", PMTUDISC_DONT)
-    datagram(w, loose, b"x", PMTUDISC_DONT)
-    a, b = (Ip4(data).ident for data in w.dev.take())
-    assert b == (a + 1) & 0xFFFF
+    datagram(w, loose, b"x", PMTUDISC_DO)
+    a, b = map(Ip4, w.dev.take())
+    assert (a.ident, a.df) == ((d + 1) & 0xFFFF, False)
+    assert (b.ident, b.df) == (0, True)
 
 
 @pytest.mark.parametrize(

@@ -60,7 +60,7 @@ class World:
         self.host.add_address(self.dev, "fd00:9::2/64")
         self.tcp, self.udp = FakeTransport(), FakeTransport()
         self.host.register(IPPROTO_TCP, self.tcp.rcv, self.tcp.icmp_err)
-        self.host.register(IPPROTO_UDP, self.udp.rcv, self.udp.icmp_err)
+        self.host.register(IPPROTO_UDP, self.udp.rcv, self.udp.icmp_err, self.udp.rcv)
         self.mib = self.host.mib
 
     def inject(self, *packets, now=0, dev=None, csum_ok=False):

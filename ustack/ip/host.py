@@ -28,6 +28,7 @@ from ustack.ip.icmp import Icmp
 from ustack.ip.icmpv6 import Icmpv6
 from ustack.ip.ipv4_input import Ipv4Input
 from ustack.ip.ipv6_input import Ipv6Input
+from ustack.ip.multicast import LoopedBack
 from ustack.ip.output import IpOutput
 from ustack.ip.ratelimit import IcmpLimiter
 from ustack.sock.dst import Device, SoftDevice
@@ -67,6 +68,7 @@ class IpHost(IpOutput):
         self._input4 = Ipv4Input(self, self._handlers4, self.icmp)
         self._input6 = Ipv6Input(self, self._handlers6, self.icmpv6)
         self._soft_devices: list[SoftDevice] = []
+        self._looped_back: dict[int, LoopedBack] = {}
         self._busy = False
         self.batch_done: Callable[[int], None] | None = None
         """Called with `now` at the end of each batch: TCP sends the ACKs that it owes."""
@@ -78,10 +80,14 @@ class IpHost(IpOutput):
         proto: int,
         rcv: Callable[[RxPacket], None],
         icmp_err: Callable[[IcmpError], None],
+        rcv_many: Callable[[RxPacket], None] | None = None,
     ) -> None:
-        """Make a transport protocol known, over IPv4 and IPv6."""
+        """Make a transport protocol known, over IPv4 and IPv6. `rcv_many` takes broadcasts
+        and multicasts; they are not for a protocol without."""
         self._handlers4[proto] = self._handlers6[proto] = rcv
         self._err_handlers[proto] = icmp_err
+        if rcv_many is not None:
+            self._input4.rcv_many[proto] = self._input6.rcv_many[proto] = rcv_many
 
     # -- configuration -----------------------------------------------------------------
 
@@ -123,6 +129,40 @@ class IpHost(IpOutput):
     def del_local_prefix(self, prefix: str) -> None:
         net, plen = parse_cidr(prefix)
         self.routes.del_local_prefix(network(net, plen), plen)
+
+    # -- what sockets ask about devices and groups ---------------------------------------
+
+    def device_name(self, ifindex: int) -> str | None:
+        return next((dev.name for dev in self.devices if dev.ifindex == ifindex), None)
+
+    def device_index(self, name: str) -> int:
+        return next((dev.ifindex for dev in self.devices if dev.name == name), 0)
+
+    def address_device(self, addr: bytes) -> int:
+        return self.routes.device_of(addr)
+
+    def group_device(self, group: bytes, ifindex: int, addr: bytes) -> int:
+        if ifindex:
+            return ifindex if self.device_name(ifindex) is not None else 0
+        if addr:
+            return self.routes.device_of(addr)
+        try:
+            return self.routes.route(group).dev.ifindex
+        except OSError:
+            return 0
+
+    def join_group(self, group: bytes, ifindex: int) -> None:
+        self.groups.join(group, ifindex)
+
+    def leave_group(self, group: bytes, ifindex: int) -> None:
+        self.groups.leave(group, ifindex)
+
+    def looped_back(self, dev: Device) -> SoftDevice:
+        found = self._looped_back.get(dev.ifindex)
+        if found is None:
+            found = self._looped_back[dev.ifindex] = LoopedBack(dev)
+            self._soft_devices.append(found)
+        return found
 
     # -- a driver's entries ------------------------------------------------------------
 

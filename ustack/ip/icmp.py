@@ -237,7 +237,7 @@ class Icmp(IcmpHandler):
         quoted = rx.buf[quote.l4 : quote.end]
         self._deliver(
             IcmpError(
-                4, kind, code, info, rx.src, quote.src, quote.dst, quote.proto, quoted, rx.now
+                4, kind, code, info, rx.src, quote.src, quote.dst, quote.proto, quoted, rx.now, rx
             )
         )
 

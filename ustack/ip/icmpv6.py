@@ -2,7 +2,8 @@
 
 What differs: the checksum covers a pseudo header; every error type is rate-limited but
 Packet Too Big, the more leniently the less specific the route back is; an error is at
-most 1,280 bytes long. Multicasts are not received, so none is answered. Neighbour and
+most 1,280 bytes long. An echo request to a group that this host has joined is answered,
+errors about multicasts are not sent. Neighbour and
 router discovery and MLD, which a point-to-point device does not need, are counted and
 ignored.
 
@@ -80,8 +81,14 @@ class Icmpv6(IcmpHandler):
     def answer_echo(self, rx: RxPacket) -> None:
         """The same message back with type 129 (Linux: `icmpv6_echo_reply`)."""
         rest = int.from_bytes(rx.buf[rx.l4 + 4 : rx.l4 + 8], "big")
-        message = icmpv6.echo_reply(rx.dst, rx.src, rest, rx.buf[rx.l4 + 8 : rx.end])
-        self._reply(rx, rx.dst, message, rx.tos, "Icmp6OutEchoReplies")
+        saddr = rx.dst
+        if is_multicast(saddr):
+            try:
+                saddr = self._net.route(rx.src).saddr
+            except OSError:
+                return
+        message = icmpv6.echo_reply(saddr, rx.src, rest, rx.buf[rx.l4 + 8 : rx.end])
+        self._reply(rx, saddr, message, rx.tos, "Icmp6OutEchoReplies")
 
     def _error(self, rx: RxPacket, kind: int, code: int) -> None:
         """Check an error and hand it to its transport (Linux: `icmpv6_notify`)."""
@@ -91,13 +98,11 @@ class Icmpv6(IcmpHandler):
             return
         if kind == icmpv6.TIME_EXCEEDED and code == icmpv6.EXC_FRAGTIME:
             return
-        info = 0
-        if kind in (icmpv6.PACKET_TOO_BIG, icmpv6.PARAM_PROBLEM):
-            info = int.from_bytes(rx.buf[rx.l4 + 4 : rx.l4 + 8], "big")
+        info = int.from_bytes(rx.buf[rx.l4 + 4 : rx.l4 + 8], "big")
         quoted = rx.buf[quote.l4 : quote.end]
         self._deliver(
             IcmpError(
-                6, kind, code, info, rx.src, quote.src, quote.dst, quote.proto, quoted, rx.now
+                6, kind, code, info, rx.src, quote.src, quote.dst, quote.proto, quoted, rx.now, rx
             )
         )
 

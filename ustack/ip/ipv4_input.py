@@ -13,7 +13,8 @@ the pair, so their hashes are computed once.
 What is refused (F-1): what is not IPv4 or not all there, bad checksums, options that make
 no sense and source routes, sources that no packet may have or that are our own, loopback
 addresses on a wire, destinations that are not ours. Nothing is forwarded. A TTL of 0 and
-the reserved flag are no reason. Broadcasts are for UDP only.
+the reserved flag are no reason. Broadcasts, and multicasts to a group that was joined on
+the device, are for the protocols that can tell many sockets of one packet: UDP.
 
 Sources: Linux `ip_rcv_core`, `ip_route_input_slow`, `ip_local_deliver`; RFC 791, 1122.
 """
@@ -26,12 +27,12 @@ from struct import Struct
 from ustack.ip.icmp import Icmp
 from ustack.ip.output import IpOutput
 from ustack.ip.reassembly import Reassembly
-from ustack.ip.route import BROADCAST, LOOPBACK
+from ustack.ip.route import BROADCAST, LOOPBACK, MULTICAST
 from ustack.sock.dst import Device
 from ustack.sock.truesize import rx_truesize
 from ustack.wire import icmp, ipv4
 from ustack.wire.checksum import checksum
-from ustack.wire.packet import IPPROTO_UDP, Frame, RxPacket
+from ustack.wire.packet import Frame, RxPacket
 
 MAX_PAIRS = 8192
 _HEADER = Struct("!HHHHBB")  # version ihl tos, length, id, fragment, ttl, protocol
@@ -42,7 +43,9 @@ _FRAGMENT = ipv4.MF | ipv4.OFFSET_MASK
 class Ipv4Input:
     """The receiving half of one host's IPv4. `handlers` maps a protocol to its `rcv`."""
 
-    __slots__ = ("_counters", "_handlers", "_icmp", "_mib", "_net", "_reassembly", "_routes")
+    __slots__ = (
+        "_counters", "_handlers", "_icmp", "_mib", "_net", "_reassembly", "_routes", "rcv_many",
+    )  # fmt: skip
 
     def __init__(
         self, net: IpOutput, handlers: dict[int, Callable[[RxPacket], None]], icmp_: Icmp
@@ -53,6 +56,7 @@ class Ipv4Input:
         self._routes = net.routes
         self._handlers = handlers
         self._icmp = icmp_
+        self.rcv_many: dict[int, Callable[[RxPacket], None]] = {}  # as `handlers`, to many
         self._reassembly = Reassembly(
             4, net.sysctl, net.mib, net.deadlines, self._reassembly_expired
         )
@@ -95,6 +99,8 @@ class Ipv4Input:
             return
         src, dst = buf[l3 + 12 : l3 + 16], buf[l3 + 16 : l3 + 20]
         kind = self._routes.local_kind(dst)
+        if not kind and 224 <= dst[0] < 240 and self._net.groups.has(dst, dev.ifindex):
+            kind = MULTICAST
         reason = self._check_addresses(src, dst, kind, dev)
         if reason is not None:
             self._refuse(reason, "IpInAddrErrors")
@@ -104,8 +110,8 @@ class Ipv4Input:
             if reason is not None:
                 self._refuse(reason, "IpInHdrErrors")
                 return
-        if kind == BROADCAST:
-            if proto != IPPROTO_UDP:
+        if kind >= BROADCAST:
+            if proto not in self.rcv_many:
                 self._refuse("IP_INVALID_DEST", "IpInDiscards")
                 return
         else:
@@ -154,7 +160,8 @@ class Ipv4Input:
 
     def _deliver(self, rx: RxPacket) -> None:
         """Hand a whole datagram to its protocol (Linux: `ip_protocol_deliver_rcu`)."""
-        handler = self._handlers.get(rx.proto)
+        many = not self._routes.is_local(rx.dst)
+        handler = (self.rcv_many if many else self._handlers).get(rx.proto)
         if handler is None:
             self._refuse("IP_NOPROTO", "IpInUnknownProtos")
             self._icmp.send(rx, icmp.DEST_UNREACH, icmp.PROT_UNREACH)

@@ -21,12 +21,12 @@ from ustack.ip.icmpv6 import Icmpv6
 from ustack.ip.ipv4_input import MAX_PAIRS
 from ustack.ip.output import IpOutput
 from ustack.ip.reassembly import Reassembly
-from ustack.ip.route import LOOPBACK
+from ustack.ip.route import LOOPBACK, MULTICAST
 from ustack.sock.dst import Device
 from ustack.sock.truesize import rx_truesize
 from ustack.wire import icmpv6, ipv6
 from ustack.wire.addr import ANY6, LOOPBACK6, MAPPED, is_multicast
-from ustack.wire.packet import Frame, RxPacket
+from ustack.wire.packet import IPPROTO_ICMPV6, Frame, RxPacket
 
 _HEADER = Struct("!IHBB")  # version class flow, payload length, next header, hop limit
 _H = Struct("!H")
@@ -36,7 +36,9 @@ _MAX_LEN = 65535
 class Ipv6Input:
     """The receiving half of one host's IPv6. `handlers` maps a protocol to its `rcv`."""
 
-    __slots__ = ("_counters", "_handlers", "_icmp", "_mib", "_net", "_reassembly", "_routes")
+    __slots__ = (
+        "_counters", "_handlers", "_icmp", "_mib", "_net", "_reassembly", "_routes", "rcv_many",
+    )  # fmt: skip
 
     def __init__(
         self, net: IpOutput, handlers: dict[int, Callable[[RxPacket], None]], icmp_: Icmpv6
@@ -47,6 +49,8 @@ class Ipv6Input:
         self._routes = net.routes
         self._handlers = handlers
         self._icmp = icmp_
+        # as `handlers`, for multicasts
+        self.rcv_many: dict[int, Callable[[RxPacket], None]] = {IPPROTO_ICMPV6: icmp_.rcv}
         self._reassembly = Reassembly(
             6, net.sysctl, net.mib, net.deadlines, self._reassembly_expired
         )
@@ -90,10 +94,11 @@ class Ipv6Input:
         if reason is not None:
             self._refuse(reason, "Ip6InAddrErrors")
             return
-        pairs = self._routes.pairs_lo if dev.loopback else self._routes.pairs
-        if len(pairs) >= MAX_PAIRS:
-            pairs.clear()
-        pairs[buf[l3 + 8 : l3 + 40]] = (src, dst)
+        if dst[0] != 0xFF:  # groups are joined and left: look each time
+            pairs = self._routes.pairs_lo if dev.loopback else self._routes.pairs
+            if len(pairs) >= MAX_PAIRS:
+                pairs.clear()
+            pairs[buf[l3 + 8 : l3 + 40]] = (src, dst)
         rx = RxPacket(
             buf, l3, l3 + ipv6.HEADER_LEN, end, proto, src, dst, word >> 20 & 0xFF, hops,
             frame.gso_size, frame.csum_ok, dev.ifindex, now,
@@ -107,6 +112,8 @@ class Ipv6Input:
     def _check_addresses(self, src: bytes, dst: bytes, dev: Device) -> str | None:
         """The reason to drop the packet for its addresses."""
         kind = self._routes.local_kind(dst)
+        if dst[0] == 0xFF and self._net.groups.has(dst, dev.ifindex):
+            kind = MULTICAST
         if is_multicast(src) or src == ANY6 or src.startswith(MAPPED):
             return "IP_INVALID_SOURCE"
         if not dev.loopback:
@@ -137,7 +144,7 @@ class Ipv6Input:
 
     def _deliver(self, rx: RxPacket, nhoff: int) -> None:
         """Hand a whole datagram to its protocol; `nhoff` is what named that."""
-        handler = self._handlers.get(rx.proto)
+        handler = (self.rcv_many if rx.dst[0] == 0xFF else self._handlers).get(rx.proto)
         if handler is None:
             self._refuse("IP_NOPROTO", "Ip6InUnknownProtos")
             self._icmp.send(rx, icmpv6.PARAM_PROBLEM, icmpv6.UNK_NEXTHDR, nhoff)

@@ -13,7 +13,8 @@ for packets without a socket: RST, SYN-ACK, ICMP.
 Rules. DF is set where the path MTU is to be discovered: DO and PROBE always (PROBE for
 datagrams only), WANT while the datagram fits and the path is not locked at the minimum.
 The identification counts up by one for each packet of a connected socket, also under DF;
-otherwise it is 0 with DF and a counter hashed by the pair of hosts without. A
+otherwise it is 0 where the socket insists on DF and a counter hashed by the pair of hosts
+where it does not. A
 super-segment takes as many ids as it has segments. Fragments carry a finished checksum,
 whole packets leave it to the device.
 
@@ -35,9 +36,11 @@ from typing import TYPE_CHECKING
 from mypy_extensions import mypyc_attr
 
 from ustack.ip.fragment import fragments4, fragments6
+from ustack.ip.multicast import Groups
 from ustack.ip.route import RouteTable
-from ustack.sock.dst import Device, Dst
+from ustack.sock.dst import Device, Dst, SoftDevice
 from ustack.sock.errors import error
+from ustack.sock.multicast import loops
 from ustack.sock.net import Net, SeedSource
 from ustack.sock.sock import (
     PMTUDISC_DO,
@@ -49,11 +52,9 @@ from ustack.sock.sock import (
 )
 from ustack.sock.sysctl import Sysctl
 from ustack.wire import ipv4, ipv6
-from ustack.wire.addr import is_multicast
 from ustack.wire.checksum import checksum
 from ustack.wire.packet import (
     DROPPED,
-    IPPROTO_ICMPV6,
     IPPROTO_TCP,
     IPPROTO_UDP,
     QUEUED,
@@ -68,7 +69,7 @@ if TYPE_CHECKING:
 _IPV4 = Struct("!HHHHHH8s")  # version ihl tos, length, id, fragment, ttl protocol, sum, addrs
 _IPV6 = Struct("!IHH32s")  # version class flow, payload length, next header hops, addrs
 _H = Struct("!H")
-_CSUM_OFFSET = {IPPROTO_TCP: 16, IPPROTO_UDP: 6, IPPROTO_ICMPV6: 2}
+_CSUM_OFFSET = {IPPROTO_TCP: 16, IPPROTO_UDP: 6}  # ICMP comes with its checksum complete
 _IDENT_BUCKETS = 2039
 _FLOW_MODULUS = 1048573  # the largest prime below 2**20
 _MAX_LEN = 65535
@@ -103,7 +104,7 @@ class Template:
             self.first = 0x4500 | sk.tos
             self.hops = ttl << 8 | sk.protocol
         else:
-            self.first = 6 << 28 | sk.tos << 20 | flow
+            self.first = 6 << 28 | sk.tclass << 20 | flow
             self.hops = sk.protocol << 8 | ttl
         fixed = self.first + self.frag + self.hops
         self.sum = (fixed + int.from_bytes(self.addrs, "big")) % 65535
@@ -121,6 +122,7 @@ class IpOutput(Net):
         self._rng = seeds.stream("ip")
         self._flow_salt = self._rng.getrandbits(64)
         self._idents: dict[int, int] = {}
+        self.groups = Groups()
         self._counters = self.mib.values
         self.on_echo: Callable[[EchoRequest], None] | None = None
         self.ping: PingSink | None = None
@@ -196,7 +198,9 @@ class IpOutput(Net):
             sk.dst = dst
         if not sk.ip_id:
             sk.ip_id = self._rng.randrange(1, 65536)
-        ttl = sk.ttl if sk.ttl >= 0 else self.sysctl.ip_default_ttl
+        ttl = sk.ttl if dst.version == 4 else sk.hop_limit
+        if ttl < 0:
+            ttl = self.sysctl.ip_default_ttl
         ports = sk.sport << 16 | sk.dport
         flow = self._flow_label(sk.saddr, sk.daddr, ports) if dst.version == 6 else 0
         template = Template(sk, dst, ttl, flow)
@@ -224,10 +228,13 @@ class IpOutput(Net):
             return DROPPED
         mtu = t.dst.mtu(now)
         data = _completed(header, payload, t.csum_offset)
-        ttl = sk.ttl if sk.ttl >= 0 else self.sysctl.ip_default_ttl
+        v4 = t.version == 4
+        ttl, tos = (sk.ttl, sk.tos) if v4 else (sk.hop_limit, sk.tclass)
+        if ttl < 0:
+            ttl = self.sysctl.ip_default_ttl
         ident = self._socket_ident(sk, 1)
         return self._send_fragments(
-            sk, sk.protocol, sk.saddr, sk.daddr, t.dst, data, ident, ttl, sk.tos, mtu, charge
+            sk, sk.protocol, sk.saddr, sk.daddr, t.dst, data, ident, ttl, tos, mtu, charge
         )
 
     # -- datagrams -----------------------------------------------------------------------
@@ -251,39 +258,87 @@ class IpOutput(Net):
         v4 = dst.version == 4
         hlen = ipv4.HEADER_LEN if v4 else ipv6.HEADER_LEN
         length = len(header) + payload_len
-        disc = sk.pmtudisc
+        disc = sk.pmtudisc if v4 else sk.pmtudisc6
         mtu = dst.mtu(now) if disc < PMTUDISC_PROBE else dst.dev.mtu
+        if sk.frag_size and not v4:
+            mtu = min(mtu, sk.frag_size)
         wire = hlen + len(header) + (min(gso_size, payload_len) if gso_size else payload_len)
         fragile = gso_size or disc not in (PMTUDISC_DONT, PMTUDISC_WANT, PMTUDISC_OMIT)
         if (length + hlen if v4 else length) > _MAX_LEN or (wire > mtu and fragile):
             raise error(EMSGSIZE)
         if ttl < 0:
-            ttl = 1 if is_multicast(daddr) else self.sysctl.ip_default_ttl
-        csum_offset = _CSUM_OFFSET[proto]
+            ttl = 1 if dst.multicast else self.sysctl.ip_default_ttl
         if wire > mtu:
-            data = _completed(header, payload, csum_offset)
-            ident = self._ident(sk, saddr, daddr, proto, False, 1)
-            return self._send_fragments(
-                sk, proto, saddr, daddr, dst, data, ident, ttl, tos, mtu, charge
+            return self._send_oversize(
+                sk, proto, saddr, daddr, dst, header, payload, ttl, tos, mtu, charge
             )
+        csum_offset = _CSUM_OFFSET.get(proto, 0)
         if v4:
             df = disc in (PMTUDISC_DO, PMTUDISC_PROBE) or (
                 disc == PMTUDISC_WANT and not dst.pmtu_locked and hlen + length <= dst.mtu(now)
             )
             segs = -(-payload_len // gso_size) if gso_size and payload_len else 1
-            ident = self._ident(sk, saddr, daddr, proto, df, segs)
+            ident = self._ident(sk, saddr, daddr, proto, df and disc != PMTUDISC_WANT, segs)
             ip = ipv4.build_header(saddr, daddr, proto, length, ident, df, ttl, tos)
         else:
-            ports = int.from_bytes(header[:4], "big")
+            ports = int.from_bytes(header[:4] if csum_offset else header[4:6], "big")
             flow = self._flow_label(saddr, daddr, ports)
             ip = ipv6.build_header(saddr, daddr, proto, length, ttl, tos, flow)
-        start = hlen if any(header[csum_offset : csum_offset + 2]) else 0
+        start = hlen if csum_offset and any(header[csum_offset : csum_offset + 2]) else 0
         packet = Packet(ip + header, payload, payload_len, gso_size, start, csum_offset, sk, charge)
         self._counters["IpOutRequests" if v4 else "Ip6OutRequests"] += 1
+        if sk.notify is not None and sk.notify.capture:
+            sk.notify.packet = b"".join((packet.header, *payload))
+        if (dst.multicast or dst.broadcast) and not self._loop_back(sk, packet, dst, daddr, ttl):
+            return TAKEN
         verdict = dst.dev.xmit(packet)
         if verdict == QUEUED:
             sk.wmem_alloc += charge
         return verdict
+
+    def _send_oversize(
+        self,
+        sk: Sock,
+        proto: int,
+        saddr: bytes,
+        daddr: bytes,
+        dst: Dst,
+        header: bytes,
+        payload: list[Buffer],
+        ttl: int,
+        tos: int,
+        mtu: int,
+        charge: int,
+    ) -> int:
+        """A datagram over the path MTU, in fragments; members on this host get it whole."""
+        data = _completed(header, payload, _CSUM_OFFSET.get(proto, 0))
+        ident = self._ident(sk, saddr, daddr, proto, False, 1)
+        if dst.multicast or dst.broadcast:
+            size = len(data)
+            if dst.version == 4:
+                ip = ipv4.build_header(saddr, daddr, proto, size, ident, False, ttl, tos)
+            else:
+                ip = ipv6.build_header(saddr, daddr, proto, size, ttl, tos, 0)
+            if not self._loop_back(sk, Packet(ip, (data,), size), dst, daddr, ttl):
+                return TAKEN
+        return self._send_fragments(
+            sk, proto, saddr, daddr, dst, data, ident, ttl, tos, mtu, charge
+        )
+
+    def _loop_back(self, sk: Sock, packet: Packet, dst: Dst, daddr: bytes, ttl: int) -> bool:
+        """Give this host's members of a group, or everybody for a broadcast, their copy;
+        whether the packet goes out too (Linux: `ip_mc_output`, `ip6_finish_output2`)."""
+        dev = dst.dev
+        if dev.loopback:
+            return True
+        member = dst.broadcast or self.groups.has(daddr, dev.ifindex)
+        if member and (dst.broadcast or loops(sk)):
+            self.looped_back(dev).xmit(packet)
+        return ttl > 0 or not member
+
+    def looped_back(self, dev: Device) -> SoftDevice:
+        """Where copies of what leaves by `dev` come in again."""
+        raise NotImplementedError
 
     def _ident(
         self, sk: Sock | None, saddr: bytes, daddr: bytes, proto: int, df: bool, segs: int
@@ -338,6 +393,8 @@ class IpOutput(Net):
         share, rest = divmod(charge, len(pieces))
         for header, piece in pieces:
             cost, rest = share + rest, 0
+            if sk is not None and sk.notify is not None and sk.notify.capture:
+                sk.notify.packet, sk.notify.capture = header + piece, False
             answer = dst.dev.xmit(Packet(header, (piece,), len(piece), 0, 0, 0, sk, cost))
             if answer == QUEUED and sk is not None:
                 sk.wmem_alloc += cost

@@ -42,7 +42,8 @@ from ustack.wire.addr import BROADCAST as LIMITED
 from ustack.wire.ipv6 import MIN_MTU
 
 # Kinds of local destination; 0 is not local. Up to ANYIP they are addresses of this host.
-UNICAST, LOOPBACK, ANYIP, BROADCAST = 1, 2, 3, 4
+# MULTICAST depends on the device (`ip.multicast`): only input has that kind.
+UNICAST, LOOPBACK, ANYIP, BROADCAST, MULTICAST = 1, 2, 3, 4, 5
 
 MAX_DSTS = 4096
 MAX_PMTUS = 2048
@@ -263,6 +264,8 @@ class RouteTable:
         EINVAL for a `saddr` that is not ours, EADDRNOTAVAIL if there is no source."""
         if saddr and saddr not in self.local and not self.is_local(saddr):
             raise error(EINVAL)
+        if saddr and not oif and daddr and (daddr == LIMITED or _is_multicast4(daddr)):
+            oif = self.device_of(saddr)
         dst = self._cache.get((daddr, oif) if oif else daddr)
         if dst is None:
             if not any(daddr):
@@ -289,6 +292,8 @@ class RouteTable:
             return Dst(version, self.loopback, own, local=True)
         if kind == BROADCAST or (version == 6 and daddr[0] == 0xFF):
             return self._resolve_on_link(daddr, oif, version, kind == BROADCAST)
+        if version == 4 and _is_multicast4(daddr) and (oif or self.lookup(daddr)):
+            return self._resolve_on_link(daddr, oif, version, False)
         route = self.lookup(daddr, oif)
         if route is not None:
             saddr = route.prefsrc if version == 4 else None
@@ -312,7 +317,15 @@ class RouteTable:
             raise error(ENETUNREACH)
         dst = Dst(version, dev, self.select_source(daddr, dev, None))
         dst.broadcast = broadcast
+        dst.multicast = is_multicast(daddr)
         return dst
+
+    def device_of(self, addr: bytes) -> int:
+        """The index of the device that has this address, 0 if none (Linux: `ip_dev_find`)."""
+        for address in self.addresses:
+            if address.addr == addr:
+                return address.dev.ifindex
+        return self.loopback.ifindex if self.local_kind(addr) == LOOPBACK else 0
 
     def select_source(self, daddr: bytes, dev: Device, gateway: bytes | None) -> bytes:
         """The address that packets to `daddr` through `dev` come from: one of the device's,
@@ -370,6 +383,10 @@ def _assignable(addr: bytes) -> bool:
     if addr in (ANY4, ANY6, LOOPBACK6) or is_multicast(addr):
         return False
     return len(addr) == 16 or (addr[0] not in (0, 127) and addr[0] < 240)
+
+
+def _is_multicast4(addr: bytes) -> bool:
+    return len(addr) == 4 and 224 <= addr[0] < 240
 
 
 def _rank6(addr: bytes, daddr: bytes) -> tuple[bool, bool, int, int]:

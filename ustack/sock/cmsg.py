@@ -13,13 +13,16 @@ from __future__ import annotations
 from errno import EINVAL, ENOBUFS
 from struct import Struct
 
-from ustack.sock.addr import normalize, present
+from ustack.sock.addr import ANY4, normalize, present
 from ustack.sock.errors import error
+from ustack.sock.notify import RX_SOFTWARE, SOFTWARE, TX_RECORD, times
 from ustack.sock.options import (
     SO_MARK,
     SO_RXQ_OVFL,
     SO_TIMESTAMP,
     SO_TIMESTAMP_NEW,
+    SO_TIMESTAMPING,
+    SO_TIMESTAMPING_NEW,
     SOL_IP,
     SOL_IPV6,
     SOL_SOCKET,
@@ -40,7 +43,7 @@ from ustack.sock.sock import (
     F_RXQ_OVFL,
     Sock,
 )
-from ustack.wire.packet import RxPacket
+from ustack.wire.packet import IPPROTO_ICMP, RxPacket
 
 IP_TOS, IP_TTL, IP_PKTINFO, IP_ORIGDSTADDR = 1, 2, 8, 20
 IPV6_PKTINFO, IPV6_HOPLIMIT, IPV6_DONTFRAG, IPV6_TCLASS, IPV6_ORIGDSTADDR = 50, 52, 62, 67, 74
@@ -64,8 +67,8 @@ def recv_cmsgs(sk: Sock, rx: RxPacket, dropcount: int, gro: int) -> list[Cmsg]:
     `gro`: its segment size where several were merged, else 0."""
     control: list[Cmsg] = []
     flags = sk.inet_flags
-    if sk.timestamp:
-        control.append(timestamp(sk.timestamp, rx.now + sk.net.wall_ns))
+    if sk.timestamp or sk.tsflags:
+        add_times(control, sk, rx.now)
     if flags & F_RXQ_OVFL and dropcount:
         control.append((SOL_SOCKET, SO_RXQ_OVFL, _U32.pack(dropcount & 0xFFFFFFFF)))
     if gro:
@@ -74,10 +77,21 @@ def recv_cmsgs(sk: Sock, rx: RxPacket, dropcount: int, gro: int) -> list[Cmsg]:
         packed = _PKTINFO6.pack(present(rx.dst, True), rx.iif)
         control.append((SOL_IPV6, IPV6_PKTINFO, packed))
     if len(rx.dst) == 4:
-        _recv4(control, flags, rx)
+        _recv4(control, flags, rx, sk)
     else:
         _recv6(control, flags, rx)
     return control
+
+
+def add_times(control: list[Cmsg], sk: Sock, at: int) -> None:
+    """When what is received arrived (`at`, ns), in each form that `sk` has asked for (Linux:
+    `__sock_recv_timestamp`)."""
+    at += sk.net.wall_ns
+    if sk.timestamp:
+        control.append(timestamp(sk.timestamp, at))
+    tsflags = sk.tsflags
+    if tsflags & SOFTWARE and (tsflags & RX_SOFTWARE or sk.timestamp):
+        control.append(times(sk, at))
 
 
 def timestamp(name: int, at: int) -> Cmsg:
@@ -87,9 +101,10 @@ def timestamp(name: int, at: int) -> Cmsg:
     return SOL_SOCKET, name, _TWO_LONGS.pack(at // _SEC, at % _SEC)
 
 
-def _recv4(control: list[Cmsg], flags: int, rx: RxPacket) -> None:
+def _recv4(control: list[Cmsg], flags: int, rx: RxPacket, sk: Sock) -> None:
     if flags & F_PKTINFO:
-        control.append((SOL_IP, IP_PKTINFO, _PKTINFO.pack(rx.iif, rx.dst, rx.dst)))
+        specific = _specific_destination(rx, sk)
+        control.append((SOL_IP, IP_PKTINFO, _PKTINFO.pack(rx.iif, specific, rx.dst)))
     if flags & F_RECVTTL:
         control.append((SOL_IP, IP_TTL, _INT.pack(rx.ttl)))
     if flags & F_RECVTOS:
@@ -97,6 +112,19 @@ def _recv4(control: list[Cmsg], flags: int, rx: RxPacket) -> None:
     if flags & F_RECVORIGDSTADDR:
         port = rx.buf[rx.l4 + 2 : rx.l4 + 4]
         control.append((SOL_IP, IP_ORIGDSTADDR, _SOCKADDR_IN.pack(AF_INET, port, rx.dst)))
+
+
+def _specific_destination(rx: RxPacket, sk: Sock) -> bytes:
+    """The address of this host that `rx` came to: what an answer should come from (RFC 1122
+    3.2.1.3, Linux: `fib_compute_spec_dst`). Ping sockets do not tell."""
+    if rx.proto == IPPROTO_ICMP:
+        return ANY4
+    if sk.net.is_local(rx.dst):
+        return rx.dst
+    try:
+        return sk.net.route(rx.src, None, rx.iif).saddr
+    except OSError:
+        return ANY4
 
 
 def _recv6(control: list[Cmsg], flags: int, rx: RxPacket) -> None:
@@ -116,7 +144,7 @@ def _recv6(control: list[Cmsg], flags: int, rx: RxPacket) -> None:
 class SendOptions:
     """What the control messages of one send call ask for; -1 and b"" where they do not."""
 
-    __slots__ = ("dontfrag", "gso_size", "oif", "saddr", "tos", "ttl")
+    __slots__ = ("dontfrag", "gso_size", "oif", "saddr", "stamps", "tos", "ttl")
 
     def __init__(self) -> None:
         self.ttl = -1
@@ -125,6 +153,7 @@ class SendOptions:
         self.oif = 0
         self.gso_size = -1
         self.dontfrag = -1
+        self.stamps = 0
 
 
 def parse_send(sk: Sock, control: tuple[Cmsg, ...], v6: bool) -> SendOptions:
@@ -136,8 +165,7 @@ def parse_send(sk: Sock, control: tuple[Cmsg, ...], v6: bool) -> SendOptions:
     wanted = SendOptions()
     for level, type_, data in control:
         if level == SOL_SOCKET:
-            if type_ != SO_MARK or len(data) != _U32.size:
-                raise error(EINVAL)
+            _send_socket(wanted, type_, data)
         elif level == SOL_UDP:
             if type_ != UDP_SEGMENT or len(data) != _U16.size:
                 raise error(EINVAL)
@@ -149,6 +177,15 @@ def parse_send(sk: Sock, control: tuple[Cmsg, ...], v6: bool) -> SendOptions:
         elif level == SOL_IPV6 and type_ == IPV6_PKTINFO and sk.family == AF_INET6:
             _send_mapped_pktinfo(wanted, data)
     return wanted
+
+
+def _send_socket(wanted: SendOptions, type_: int, data: bytes) -> None:
+    if len(data) != _U32.size:
+        raise error(EINVAL)
+    if type_ != SO_MARK:
+        wanted.stamps = _U32.unpack(data)[0]
+        if type_ not in (SO_TIMESTAMPING, SO_TIMESTAMPING_NEW) or wanted.stamps & ~TX_RECORD:
+            raise error(EINVAL)
 
 
 def _send4(wanted: SendOptions, type_: int, data: bytes) -> None:

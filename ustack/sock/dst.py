@@ -59,7 +59,8 @@ class Dst:
     """The path to one destination through one device.
 
     `daddr` is what goes into the packets: the destination asked for, or the loopback
-    address where that was the wildcard, which means this host. `obsolete`: routes or
+    address where that was the wildcard, which means this host. `broadcast`, `multicast`: it
+    stands for many hosts, this one perhaps among them. `obsolete`: routes or
     addresses have changed since; ask `Net.route` again.
     """
 
@@ -69,6 +70,7 @@ class Dst:
         "dev",
         "gateway",
         "local",
+        "multicast",
         "obsolete",
         "pmtu",
         "pmtu_expires",
@@ -92,6 +94,7 @@ class Dst:
         self.local = local  # delivered to this host over loopback
         self.daddr = b""
         self.broadcast = False
+        self.multicast = False
         self.obsolete = False
         self.pmtu = 0  # learned path MTU, 0 if none
         self.pmtu_expires = NEVER

@@ -5,17 +5,23 @@ the one pending errno. A program takes entries one at a time with MSG_ERRQUEUE, 
 never waits: the payload is what the ICMP quoted of the datagram, the address is where it
 was going, and a control message holds a `sock_extended_err` and who reported it.
 
+What became of a packet that met no error comes by the same way: when it left, and that
+its bytes are no longer needed (`sock.notify`). Such an entry has no address, and is not
+purged when IP_RECVERR is switched off.
+
 Invariants: what is queued is charged to the receive buffer and refused beyond it; while
 the queue is not empty poll says ERR; taking an ICMP entry sets the pending errno from
 the next ICMP entry, or clears it.
 
 Sources: Linux `ip_icmp_error`, `ip_local_error`, `ip_recv_error`, `ipv6_recv_error`,
-`sock_queue_err_skb`, `sock_dequeue_err_skb`.
+`sock_queue_err_skb`, `sock_dequeue_err_skb`, `skb_errqueue_purge`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from struct import Struct
+from typing import TypeAlias
 
 from ustack.sock.addr import present
 from ustack.sock.icmp import IcmpError
@@ -24,6 +30,8 @@ from ustack.sock.truesize import rx_truesize
 
 # ee_origin
 ORIGIN_LOCAL, ORIGIN_ICMP, ORIGIN_ICMP6 = 1, 2, 3
+ORIGIN_TIMESTAMPING, ORIGIN_ZEROCOPY = 4, 5
+_FROM_ICMP = (ORIGIN_ICMP, ORIGIN_ICMP6)
 
 _SOL_IP, _SOL_IPV6, _IP_RECVERR, _IPV6_RECVERR = 0, 41, 11, 25
 _EXTENDED_ERR = Struct("=IBBBBII")  # errno, origin, type, code, pad, info, data
@@ -32,12 +40,17 @@ _SOCKADDR_IN6 = Struct("=HHI16sI")
 _QUOTED_IP = 28  # an entry holds the quoted packet's headers too
 
 
+Cmsg: TypeAlias = tuple[int, int, bytes]
+
+
 class ErrEntry:
     """One queued error. `addr` is where the packet was going, `offender` (b"" for an error
-    of this host) who reported it, `payload` what is known of its payload."""
+    of this host) who reported it, `payload` what is known of its payload. `control` comes
+    before the error among the control messages."""
 
     __slots__ = (
-        "addr", "charge", "code", "errno", "info", "offender", "origin", "payload", "type",
+        "addr", "charge", "code", "control", "data", "errno", "info", "offender", "origin",
+        "payload", "type",
     )  # fmt: skip
 
     def __init__(
@@ -47,9 +60,11 @@ class ErrEntry:
         type_: int,
         code: int,
         info: int,
-        addr: tuple[bytes, int],
+        addr: tuple[bytes, int] | None,
         offender: bytes,
         payload: bytes,
+        data: int = 0,
+        control: Sequence[Cmsg] = (),
     ) -> None:
         self.errno = errno
         self.origin = origin
@@ -59,24 +74,33 @@ class ErrEntry:
         self.addr = addr
         self.offender = offender
         self.payload = payload
+        self.data = data
+        self.control = control
         self.charge = rx_truesize(_QUOTED_IP + len(payload))
 
 
-def queue_icmp(sk: Sock, e: IcmpError, errno: int, port: int, payload: bytes) -> None:
-    """Queue an ICMP error about a packet of `sk` to `port` (Linux: `ip_icmp_error`)."""
+def queue_icmp(
+    sk: Sock, e: IcmpError, errno: int, port: int, payload: bytes, control: Sequence[Cmsg] = ()
+) -> None:
+    """Queue an ICMP error about a packet of `sk` to `port` (Linux: `ip_icmp_error`);
+    `control` is what the socket has asked to be told about the packet that brought it."""
     origin = ORIGIN_ICMP6 if e.version == 6 else ORIGIN_ICMP
-    entry = ErrEntry(errno, origin, e.type, e.code, e.info, (e.dst, port), e.offender, payload)
-    _queue(sk, entry)
+    addr = (e.dst, port)
+    queue(
+        sk,
+        ErrEntry(errno, origin, e.type, e.code, e.info, addr, e.offender, payload, 0, control),
+    )
 
 
 def queue_local(sk: Sock, errno: int, addr: tuple[bytes, int], info: int) -> None:
     """Queue an error that this host itself found, if the socket wants them (Linux:
     `ip_local_error`, `ipv6_local_error`)."""
     if sk.recverr6 if len(addr[0]) == 16 else sk.recverr:
-        _queue(sk, ErrEntry(errno, ORIGIN_LOCAL, 0, 0, info, addr, b"", b""))
+        queue(sk, ErrEntry(errno, ORIGIN_LOCAL, 0, 0, info, addr, b"", b""))
 
 
-def _queue(sk: Sock, entry: ErrEntry) -> None:
+def queue(sk: Sock, entry: ErrEntry) -> None:
+    """Queue `entry` if there is room for it (Linux: `sock_queue_err_skb`)."""
     if sk.rmem_alloc + entry.charge >= sk.rcvbuf:
         return
     sk.rmem_alloc += entry.charge
@@ -87,10 +111,19 @@ def _queue(sk: Sock, entry: ErrEntry) -> None:
 
 
 def purge(sk: Sock) -> None:
-    """Drop every entry: IP_RECVERR was turned off, or the socket closed."""
+    """Drop every entry: the socket is closed."""
     for entry in sk.error_queue or ():
         sk.rmem_alloc -= entry.charge
     sk.error_queue = None
+
+
+def purge_errors(sk: Sock) -> None:
+    """Drop the errors, for IP_RECVERR was turned off, and keep the rest."""
+    kept = [entry for entry in sk.error_queue or () if entry.origin >= ORIGIN_TIMESTAMPING]
+    for entry in sk.error_queue or ():
+        if entry.origin < ORIGIN_TIMESTAMPING:
+            sk.rmem_alloc -= entry.charge
+    sk.error_queue = kept or None
 
 
 def recv_error(sk: Sock, length: int) -> RecvMsg:
@@ -104,6 +137,7 @@ def recv_error(sk: Sock, length: int) -> RecvMsg:
     if msg.len < len(entry.payload):
         msg.flags |= MSG_TRUNC
     msg.addr = entry.addr
+    msg.control += entry.control
     msg.control.append(_extended_err(entry, sk.family == AF_INET6))
     return msg
 
@@ -114,10 +148,9 @@ def _dequeue(sk: Sock) -> ErrEntry:
         raise would_block()
     entry = queue.pop(0)
     sk.rmem_alloc -= entry.charge
-    from_icmp = queue[0].origin != ORIGIN_LOCAL if queue else False
-    if from_icmp:
+    if queue and queue[0].origin in _FROM_ICMP:
         sk.err = queue[0].errno
-    elif entry.origin != ORIGIN_LOCAL:
+    elif entry.origin in _FROM_ICMP:
         sk.err = 0
     if queue:
         sk.error_report()
@@ -126,7 +159,7 @@ def _dequeue(sk: Sock) -> ErrEntry:
 
 def _extended_err(entry: ErrEntry, v6: bool) -> tuple[int, int, bytes]:
     head = _EXTENDED_ERR.pack(
-        entry.errno, entry.origin, entry.type, entry.code, 0, entry.info, 0
+        entry.errno, entry.origin, entry.type, entry.code, 0, entry.info, entry.data
     )  # fmt: skip
     if v6:
         if not entry.offender:

@@ -22,6 +22,7 @@ from errno import (
 )
 
 from ustack.wire import icmp, icmpv6
+from ustack.wire.packet import RxPacket
 
 # (errno, fatal) by code of a destination unreachable message
 _UNREACH4: tuple[tuple[int, bool], ...] = (
@@ -59,7 +60,8 @@ class IcmpError:
     `src`, `dst`, `proto` are those of the quoted packet (`src` is ours) and `quoted` its
     bytes from the transport header on, at least 8 of them. `info` is the MTU of a
     fragmentation-needed or packet-too-big message, the pointer of a parameter problem,
-    else 0. `offender` is who sent the message.
+    else 0, or of an ICMPv6 message whatever stands there. `offender` is who sent the
+    message, `rx` the packet that it came in.
     """
 
     __slots__ = (
@@ -70,6 +72,7 @@ class IcmpError:
         "offender",
         "proto",
         "quoted",
+        "rx",
         "src",
         "type",
         "version",
@@ -87,6 +90,7 @@ class IcmpError:
         proto: int,
         quoted: bytes,
         now: int,
+        rx: RxPacket | None = None,
     ) -> None:
         self.version = version
         self.type = type_
@@ -98,6 +102,7 @@ class IcmpError:
         self.proto = proto
         self.quoted = quoted
         self.now = now
+        self.rx = rx
 
 
 def icmp_err_convert(version: int, type_: int, code: int) -> tuple[int, bool]:

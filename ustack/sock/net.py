@@ -125,3 +125,30 @@ class Net(ABC):
     @abstractmethod
     def icmp_unreach(self, rx: RxPacket, code: int) -> None:
         """Answer `rx` with a destination unreachable error of this code of its family."""
+
+    # -- devices and groups: a host says what it has; this one has none ------------------
+
+    def device_name(self, ifindex: int) -> str | None:
+        """The name of a device, None if there is none of that index."""
+        return None
+
+    def device_index(self, name: str) -> int:
+        """The index of a device, 0 if there is none of that name."""
+        return 0
+
+    def address_device(self, addr: bytes) -> int:
+        """The index of the device that has this address, 0 if none (Linux: `ip_dev_find`)."""
+        return 0
+
+    def group_device(self, group: bytes, ifindex: int, addr: bytes) -> int:
+        """The device to join `group` on: the one given, or that has `addr`, or that the route
+        to the group leads through; 0 if there is none (Linux: `ip_mc_find_dev`)."""
+        return 0
+
+    def join_group(self, group: bytes, ifindex: int) -> None:
+        """One socket more wants the packets to `group` that come by that device."""
+        raise NotImplementedError
+
+    def leave_group(self, group: bytes, ifindex: int) -> None:
+        """One socket fewer."""
+        raise NotImplementedError

@@ -14,8 +14,10 @@ A protocol looks into its own table first and comes here with what it does not k
 `unknown_option` is then the error. What a protocol does differently when an option
 changes is a method of its socket (`on_sndbuf_changed`, `set_rcvlowat`).
 
-Limits: one TTL, one TOS and one PMTU discovery mode a socket: on a dual-stack socket
-the options of both IP levels set the same value. Names not in the tables are refused.
+On a dual-stack socket the SOL_IP options are for the IPv4 packets and the SOL_IPV6 ones for
+the IPv6 packets. Those about groups are in `sock.multicast`.
+
+Limits: names not in the tables are refused, SO_INCOMING_CPU can only be read.
 
 Sources: Linux `sk_setsockopt`, `sk_getsockopt`, `do_ip_setsockopt`, `do_ip_getsockopt`,
 `do_ipv6_setsockopt`; values, ranges and truncation as observed on 6.18.
@@ -24,12 +26,13 @@ Sources: Linux `sk_setsockopt`, `sk_getsockopt`, `do_ip_setsockopt`, `do_ip_gets
 from __future__ import annotations
 
 from collections.abc import Callable
-from errno import EDOM, EINVAL, ENOPROTOOPT, ENOTCONN, EOPNOTSUPP, EPERM
+from errno import EDOM, EINVAL, ENODEV, ENOPROTOOPT, ENOTCONN, EOPNOTSUPP, EPERM
 from struct import Struct
 from typing import TypeAlias
 
+from ustack.sock import multicast, notify
 from ustack.sock.deadlines import NEVER
-from ustack.sock.error_queue import purge
+from ustack.sock.error_queue import purge_errors
 from ustack.sock.errors import error
 from ustack.sock.sock import (
     AF_INET6,
@@ -45,6 +48,8 @@ from ustack.sock.sock import (
     F_RECVTTL,
     F_RXQ_OVFL,
     F_SELECT_ERR_QUEUE,
+    F_TIMESTAMPING_NEW,
+    F_ZEROCOPY,
     PMTUDISC_OMIT,
     RCVBUF_LOCK,
     SNDBUF_LOCK,
@@ -53,22 +58,25 @@ from ustack.sock.sock import (
     SOCK_STREAM,
     Sock,
 )
+from ustack.wire.ipv6 import MIN_MTU
+from ustack.wire.packet import IPPROTO_TCP, IPPROTO_UDP
 
 SOL_IP, SOL_SOCKET, SOL_TCP, SOL_UDP, SOL_IPV6 = 0, 1, 6, 17, 41
 
 SO_REUSEADDR, SO_TYPE, SO_ERROR, SO_DONTROUTE, SO_BROADCAST = 2, 3, 4, 5, 6
 SO_SNDBUF, SO_RCVBUF, SO_KEEPALIVE, SO_OOBINLINE, SO_NO_CHECK = 7, 8, 9, 10, 11
 SO_PRIORITY, SO_LINGER, SO_REUSEPORT, SO_RCVLOWAT, SO_SNDLOWAT = 12, 13, 15, 18, 19
-SO_RCVTIMEO, SO_SNDTIMEO, SO_TIMESTAMP, SO_ACCEPTCONN = 20, 21, 29, 30
-SO_SNDBUFFORCE, SO_RCVBUFFORCE, SO_TIMESTAMPNS, SO_MARK = 32, 33, 35, 36
+SO_RCVTIMEO, SO_SNDTIMEO, SO_BINDTODEVICE, SO_TIMESTAMP, SO_ACCEPTCONN = 20, 21, 25, 29, 30
+SO_SNDBUFFORCE, SO_RCVBUFFORCE, SO_TIMESTAMPNS, SO_MARK, SO_TIMESTAMPING = 32, 33, 35, 36, 37
 SO_PROTOCOL, SO_DOMAIN, SO_RXQ_OVFL, SO_PEEK_OFF = 38, 39, 40, 42
-SO_SELECT_ERR_QUEUE, SO_MAX_PACING_RATE, SO_MEMINFO = 45, 47, 55
-SO_BINDTOIFINDEX, SO_TIMESTAMP_NEW, SO_TIMESTAMPNS_NEW = 62, 63, 64
+SO_SELECT_ERR_QUEUE, SO_MAX_PACING_RATE, SO_INCOMING_CPU, SO_MEMINFO = 45, 47, 49, 55
+SO_INCOMING_NAPI_ID, SO_ZEROCOPY, SO_BINDTOIFINDEX = 56, 60, 62
+SO_TIMESTAMP_NEW, SO_TIMESTAMPNS_NEW, SO_TIMESTAMPING_NEW = 63, 64, 65
 SO_RCVTIMEO_NEW, SO_SNDTIMEO_NEW = 66, 67
 
 IP_TOS, IP_TTL, IP_PKTINFO, IP_MTU_DISCOVER, IP_RECVERR = 1, 2, 8, 10, 11
 IP_RECVTTL, IP_RECVTOS, IP_MTU, IP_FREEBIND = 12, 13, 14, 15
-IP_RECVORIGDSTADDR, IP_MINTTL = 20, 21
+IP_RECVORIGDSTADDR, IP_MINTTL, IP_LOCAL_PORT_RANGE = 20, 21, 51
 
 IPV6_UNICAST_HOPS, IPV6_MTU_DISCOVER, IPV6_MTU, IPV6_RECVERR, IPV6_V6ONLY = 16, 23, 24, 25, 26
 IPV6_RECVPKTINFO, IPV6_RECVHOPLIMIT, IPV6_DONTFRAG, IPV6_RECVTCLASS, IPV6_TCLASS = (
@@ -77,6 +85,7 @@ IPV6_RECVPKTINFO, IPV6_RECVHOPLIMIT, IPV6_DONTFRAG, IPV6_RECVTCLASS, IPV6_TCLASS
 IPV6_MINHOPCOUNT, IPV6_RECVORIGDSTADDR, IPV6_FREEBIND = 73, 74, 78
 
 INT_MAX = 0x7FFFFFFF
+IFNAMSIZ = 16
 _ECN_MASK = 3
 _INT, _LONG = Struct("i"), Struct("Q")
 _TWO_INTS, _TIMEVAL, _MEMINFO = Struct("ii"), Struct("qq"), Struct("9I")
@@ -258,8 +267,32 @@ def _timestamp(name: int) -> Option:
 
     def put(sk: Sock, number: int, value: bytes, now: int) -> None:
         sk.timestamp = name if number else 0
+        sk.inet_flags &= ~F_TIMESTAMPING_NEW
 
     return get, put
+
+
+def _timestamping(new: bool) -> Option:
+    """SO_TIMESTAMPING: an int, or a struct so_timestamping of flags and a clock's number."""
+
+    def get(sk: Sock, optlen: int, now: int) -> bytes:
+        shown = not new or sk.inet_flags & F_TIMESTAMPING_NEW
+        return _TWO_INTS.pack(sk.tsflags if shown else 0, 0)
+
+    def put(sk: Sock, number: int, value: bytes, now: int) -> None:
+        notify.set_timestamping(sk, number)
+        flag = F_TIMESTAMPING_NEW
+        sk.inet_flags = sk.inet_flags | flag if new else sk.inet_flags & ~flag
+
+    return get, put
+
+
+def _set_zerocopy(sk: Sock, number: int, value: bytes, now: int) -> None:
+    if sk.protocol not in (IPPROTO_TCP, IPPROTO_UDP):
+        raise error(EOPNOTSUPP)
+    if number not in (0, 1):
+        raise error(EINVAL)
+    _flag(F_ZEROCOPY)[1](sk, number, value, now)  # type: ignore[misc]
 
 
 def _set_peek_off(sk: Sock, number: int, value: bytes, now: int) -> None:
@@ -296,8 +329,27 @@ def _get_meminfo(sk: Sock, optlen: int, now: int) -> bytes:
 def _set_ifindex(sk: Sock, number: int, value: bytes, now: int) -> None:
     if number < 0:
         raise error(EINVAL)
+    if sk.bindtodevice:
+        _privileged(sk)
     sk.bindtodevice = number
     sk.dst = None
+
+
+def _get_device(sk: Sock, optlen: int, now: int) -> bytes:
+    name = sk.net.device_name(sk.bindtodevice) if sk.bindtodevice else None
+    if name is None:
+        return b""
+    if optlen < IFNAMSIZ:
+        raise error(EINVAL)
+    return name.encode() + b"\0"
+
+
+def _set_device(sk: Sock, number: int, value: bytes, now: int) -> None:
+    name = value[: IFNAMSIZ - 1].partition(b"\0")[0].decode("utf-8", "surrogateescape")
+    ifindex = sk.net.device_index(name) if name else 0
+    if name and not ifindex:
+        raise error(ENODEV)
+    _set_ifindex(sk, ifindex, value, now)
 
 
 _SOCKET: dict[int, Option] = {
@@ -324,6 +376,8 @@ _SOCKET: dict[int, Option] = {
     SO_TIMESTAMPNS: _timestamp(SO_TIMESTAMPNS),
     SO_TIMESTAMP_NEW: _timestamp(SO_TIMESTAMP_NEW),
     SO_TIMESTAMPNS_NEW: _timestamp(SO_TIMESTAMPNS_NEW),
+    SO_TIMESTAMPING: _timestamping(False),
+    SO_TIMESTAMPING_NEW: _timestamping(True),
     SO_ACCEPTCONN: _readonly(lambda sk: int(sk.listening)),
     SO_SNDBUFFORCE: (None, _force_sndbuf),
     SO_RCVBUFFORCE: (None, _force_rcvbuf),
@@ -334,7 +388,11 @@ _SOCKET: dict[int, Option] = {
     SO_PEEK_OFF: (lambda sk, optlen, now: sk.peek_off, _set_peek_off),
     SO_SELECT_ERR_QUEUE: _flag(F_SELECT_ERR_QUEUE),
     SO_MAX_PACING_RATE: (_get_pacing_rate, _set_pacing_rate),
+    SO_INCOMING_CPU: _readonly(lambda sk: -1),
+    SO_INCOMING_NAPI_ID: _readonly(lambda sk: 0),
     SO_MEMINFO: (_get_meminfo, None),
+    SO_ZEROCOPY: (_flag(F_ZEROCOPY)[0], _set_zerocopy),
+    SO_BINDTODEVICE: (_get_device, _set_device),
     SO_BINDTOIFINDEX: (lambda sk, optlen, now: sk.bindtodevice, _set_ifindex),
 }
 
@@ -347,17 +405,20 @@ def _signed(value: int) -> int:
 
 
 def _set_tos(sk: Sock, number: int, value: bytes, now: int) -> None:
-    number &= 0xFF
-    if sk.type == SOCK_STREAM:  # TCP owns the ECN bits
-        number = number & ~_ECN_MASK | sk.tos & _ECN_MASK
-    sk.tos = number
+    sk.tos = _with_own_ecn(sk, number & 0xFF, sk.tos)
     sk.ip_template = None
 
 
 def _set_tclass(sk: Sock, number: int, value: bytes, now: int) -> None:
     if not -1 <= number <= 255:
         raise error(EINVAL)
-    _set_tos(sk, max(number, 0), value, now)
+    sk.tclass = _with_own_ecn(sk, max(number, 0), sk.tclass)
+    sk.ip_template = None
+
+
+def _with_own_ecn(sk: Sock, number: int, before: int) -> int:
+    """TCP owns the ECN bits."""
+    return number & ~_ECN_MASK | before & _ECN_MASK if sk.type == SOCK_STREAM else number
 
 
 def _set_ttl(sk: Sock, number: int, value: bytes, now: int) -> None:
@@ -381,7 +442,7 @@ def _recverr(name: str) -> Option:
     def put(sk: Sock, number: int, value: bytes, now: int) -> None:
         setattr(sk, name, number != 0)
         if not number:
-            purge(sk)
+            purge_errors(sk)
 
     return get, put
 
@@ -401,14 +462,31 @@ def _set_freebind(sk: Sock, number: int, value: bytes, now: int) -> None:
 _FREEBIND: Option = (lambda sk, optlen, now: int(sk.freebind), _set_freebind)
 
 
-def _set_mtu_discover(sk: Sock, number: int, value: bytes, now: int) -> None:
-    if not 0 <= number <= PMTUDISC_OMIT:
+def _mtu_discover(name: str) -> Option:
+    get, _ = _attr(name)
+
+    def put(sk: Sock, number: int, value: bytes, now: int) -> None:
+        if not 0 <= number <= PMTUDISC_OMIT:
+            raise error(EINVAL)
+        setattr(sk, name, number)
+        sk.ip_template = None
+
+    return get, put
+
+
+def _set_frag_size(sk: Sock, number: int, value: bytes, now: int) -> None:
+    """IPV6_MTU: bounds the fragments, not what IPV6_MTU says of the path."""
+    if number and number < MIN_MTU:
         raise error(EINVAL)
-    sk.pmtudisc = number
-    sk.ip_template = None
+    sk.frag_size = number
 
 
-_MTU_DISCOVER: Option = (lambda sk, optlen, now: sk.pmtudisc, _set_mtu_discover)
+def _set_port_range(sk: Sock, number: int, value: bytes, now: int) -> None:
+    low, high = number & 0xFFFF, number >> 16 & 0xFFFF
+    if len(value) < _INT.size or (low and high and low > high):
+        raise error(EINVAL)
+    sk.port_range = number & 0xFFFFFFFF
+
 
 _IP: dict[int, Option] = {
     IP_TOS: (lambda sk, optlen, now: sk.tos, _set_tos),
@@ -417,7 +495,7 @@ _IP: dict[int, Option] = {
         _set_ttl,
     ),
     IP_PKTINFO: _flag(F_PKTINFO),
-    IP_MTU_DISCOVER: _MTU_DISCOVER,
+    IP_MTU_DISCOVER: _mtu_discover("pmtudisc"),
     IP_RECVERR: _recverr("recverr"),
     IP_RECVTTL: _flag(F_RECVTTL),
     IP_RECVTOS: _flag(F_RECVTOS),
@@ -425,25 +503,28 @@ _IP: dict[int, Option] = {
     IP_FREEBIND: _FREEBIND,
     IP_RECVORIGDSTADDR: _flag(F_RECVORIGDSTADDR),
     IP_MINTTL: _ranged("minttl", 0, 255),
+    IP_LOCAL_PORT_RANGE: (lambda sk, optlen, now: _signed(sk.port_range), _set_port_range),
+    **multicast.IP_OPTIONS,
 }
 
 _IPV6: dict[int, Option] = {
     IPV6_UNICAST_HOPS: (
-        lambda sk, optlen, now: _HOPS_DEFAULT if sk.ttl < 0 else sk.ttl,
-        _ranged("ttl", -1, 255)[1],
+        lambda sk, optlen, now: _HOPS_DEFAULT if sk.hop_limit < 0 else sk.hop_limit,
+        _ranged("hop_limit", -1, 255)[1],
     ),
-    IPV6_MTU_DISCOVER: _MTU_DISCOVER,
-    IPV6_MTU: (_get_mtu, None),
+    IPV6_MTU_DISCOVER: _mtu_discover("pmtudisc6"),
+    IPV6_MTU: (_get_mtu, _set_frag_size),
     IPV6_RECVERR: _recverr("recverr6"),
     IPV6_V6ONLY: (lambda sk, optlen, now: int(sk.v6only), _set_v6only),
     IPV6_RECVPKTINFO: _flag(F_RECVPKTINFO6),
     IPV6_RECVHOPLIMIT: _flag(F_RECVHOPLIMIT),
     IPV6_DONTFRAG: _flag(F_DONTFRAG),
     IPV6_RECVTCLASS: _flag(F_RECVTCLASS),
-    IPV6_TCLASS: (lambda sk, optlen, now: sk.tos, _set_tclass),
+    IPV6_TCLASS: (lambda sk, optlen, now: sk.tclass, _set_tclass),
     IPV6_MINHOPCOUNT: _ranged("minttl", 0, 255),
     IPV6_RECVORIGDSTADDR: _flag(F_RECVORIGDSTADDR6),
     IPV6_FREEBIND: _FREEBIND,
+    **multicast.IPV6_OPTIONS,
 }
 
 _LEVELS: dict[int, dict[int, Option]] = {SOL_SOCKET: _SOCKET, SOL_IP: _IP, SOL_IPV6: _IPV6}
@@ -476,7 +557,7 @@ def set_common(sk: Sock, level: int, name: int, value: bytes, now: int) -> bool:
     """Set an option of the common tables; False if they do not have it."""
     option = _find(sk, level, name)
     if level == SOL_SOCKET:
-        number = read_int(value)
+        number = 0 if name == SO_BINDTODEVICE else read_int(value)
     if option is None or option[1] is None:
         return False
     if level == SOL_IP:

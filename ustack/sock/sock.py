@@ -32,6 +32,8 @@ from ustack.sock.wait import (
 
 if TYPE_CHECKING:
     from ustack.sock.error_queue import ErrEntry
+    from ustack.sock.multicast import Multicast
+    from ustack.sock.notify import TxNotify
     from ustack.sock.proto import Proto
 
 AF_UNSPEC, AF_INET, AF_INET6 = 0, 2, 10
@@ -65,6 +67,7 @@ F_PKTINFO, F_RECVTTL, F_RECVTOS, F_RECVORIGDSTADDR = 0x1, 0x2, 0x4, 0x8
 F_RECVPKTINFO6, F_RECVHOPLIMIT, F_RECVTCLASS, F_RECVORIGDSTADDR6 = 0x10, 0x20, 0x40, 0x80
 F_RXQ_OVFL = 0x100
 F_DONTROUTE, F_DONTFRAG, F_SELECT_ERR_QUEUE = 0x200, 0x400, 0x800
+F_ZEROCOPY, F_TIMESTAMPING_NEW = 0x1000, 0x2000
 F_RECV_CMSGS = 0x1FF  # any of the first two lines, or RXQ_OVFL
 
 
@@ -100,8 +103,10 @@ class Sock:
         "err_soft",
         "family",
         "filter_drops",
+        "frag_size",
         "freebind",
         "heap_at",
+        "hop_limit",
         "inet_flags",
         "ip_id",
         "ip_template",
@@ -111,13 +116,17 @@ class Sock:
         "max_pacing_rate",
         "wmem_queued",
         "mark",
+        "mc",
         "minttl",
         "net",
         "no_check",
         "nonblocking",
         "nospace",
+        "notify",
         "oobinline",
         "pmtudisc",
+        "pmtudisc6",
+        "port_range",
         "priority",
         "protocol",
         "prot",
@@ -135,7 +144,9 @@ class Sock:
         "sndbuf",
         "sndtimeo",
         "sport",
+        "tclass",
         "tos",
+        "tsflags",
         "ttl",
         "type",
         "userlocks",
@@ -169,11 +180,17 @@ class Sock:
         self.dst: Dst | None = None
         self.bindtodevice = 0
         self.userlocks = 0
-        # IP options
+        # IP options: what IPv4 packets get, what IPv6 packets get
         self.tos = 0
+        self.tclass = 0
         self.ttl = -1  # -1: ip_default_ttl
+        self.hop_limit = -1
         self.minttl = 0
         self.pmtudisc = PMTUDISC_WANT
+        self.pmtudisc6 = PMTUDISC_WANT
+        self.frag_size = 0  # IPV6_MTU: the most a fragment may have, 0 for no limit
+        self.port_range = 0  # IP_LOCAL_PORT_RANGE: high << 16 | low, 0 for the host's
+        self.mc: Multicast | None = None  # None: multicast options as they are by default
         self.recverr = False  # IP_RECVERR: errors that IPv4 packets meet are queued
         self.recverr6 = False  # IPV6_RECVERR
         self.v6only = False
@@ -193,6 +210,8 @@ class Sock:
         self.priority = 0
         self.mark = 0
         self.timestamp = 0  # SO_TIMESTAMP family in force, 0 if none
+        self.tsflags = 0  # SO_TIMESTAMPING
+        self.notify: TxNotify | None = None  # who awaits the departure of what was sent
         self.rcvlowat = 1
         self.rcvtimeo = NEVER  # ns a blocking receive may wait
         self.sndtimeo = NEVER
@@ -266,6 +285,11 @@ class Sock:
     def set_rcvlowat(self, value: int, now: int) -> None:
         """SO_RCVLOWAT; `value` is positive."""
         self.rcvlowat = value
+
+    def timestamping_base(self, from_write_seq: bool) -> int:
+        """What the numbers of SOF_TIMESTAMPING_OPT_ID are counted from. A stream counts
+        bytes, from the next one written or the first one not acknowledged."""
+        return 0
 
     # -- waiting -------------------------------------------------------------------------
 

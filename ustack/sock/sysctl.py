@@ -39,6 +39,8 @@ class Sysctl:
     min_pmtu: int = 552
     mtu_expires: int = 600
     min_adv_mss: int = 256
+    igmp_max_memberships: int = 20
+    ping_group_range: tuple[int, int] = (0, 2147483647)  # Linux: (1, 0), nobody
     # net.ipv4, TCP
     tcp_wmem: tuple[int, int, int] = (4096, 16384, 4194304)
     tcp_rmem: tuple[int, int, int] = (4096, 131072, 33554432)

@@ -410,6 +410,7 @@ _INHERITED = (
     "sndbuf", "rcvbuf", "userlocks", "nonagle", "keepopen", "keepalive_time", "keepalive_intvl",
     "keepalive_probes", "linger", "linger_time", "linger2", "oobinline", "rcvlowat", "priority",
     "mark", "user_mss", "notsent_lowat", "user_timeout", "tos", "ttl", "pmtudisc", "bindtodevice",
+    "tclass", "hop_limit", "pmtudisc6", "tsflags",
     "reuse", "reuseport", "rcvtimeo", "sndtimeo", "recverr", "v6only", "max_pacing_rate",
     "syn_retries", "scaling_ratio", "timestamp", "inq_cmsg", "peek_off", "inet_flags", "minttl",
     "freebind", "pingpong",

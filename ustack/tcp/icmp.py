@@ -74,7 +74,8 @@ def _sock_err(sk: TcpSock, e: IcmpError, errno: int, raw_seq: int) -> None:
         sk.net.mib.inc("TcpExtOutOfWindowIcmps")
         return
     if errno == EMSGSIZE:
-        if sk.pmtudisc not in (PMTUDISC_DONT, PMTUDISC_INTERFACE, PMTUDISC_OMIT):
+        discovery = sk.pmtudisc6 if e.version == 6 else sk.pmtudisc
+        if discovery not in (PMTUDISC_DONT, PMTUDISC_INTERFACE, PMTUDISC_OMIT):
             _mtu_reduced(sk, e)
         return
     if sk.state in (SYN_SENT, SYN_RECV):

@@ -130,7 +130,7 @@ class Request:
         self.sport, self.dport = seg.dport, seg.sport
         self.dst = dst
         self.iif = rx.iif
-        self.tos = listener.tos
+        self.tos = listener.tclass if len(self.daddr) == 16 else listener.tos
         self.irs = seg.raw_seq
         self.iss = 0
         self.tsoffset = 0

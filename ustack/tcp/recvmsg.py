@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from errno import EAGAIN, EINVAL, ENOTCONN
 
-from ustack.sock.cmsg import timestamp
+from ustack.sock.cmsg import add_times
 from ustack.sock.deadlines import NEVER
 from ustack.sock.error_queue import recv_error
 from ustack.sock.errors import error
@@ -205,8 +205,8 @@ def _finish(sk: TcpSock, read: _Read, now: int) -> RecvMsg:
             sk.peek_off = max(sk.peek_off - msg.len, 0)
     if msg.len or sk.ack_pending:
         cleanup_rbuf(sk, msg.len, now)
-    if sk.timestamp and msg.len:
-        msg.control.append(timestamp(sk.timestamp, sk.last_tstamp + sk.net.wall_ns))
+    if (sk.timestamp or sk.tsflags) and msg.len:
+        add_times(msg.control, sk, sk.last_tstamp)
     if sk.inq_cmsg:
         _add_inq(sk, msg)
     return msg

@@ -54,7 +54,7 @@ class TimeWait:
         self.reuse, self.reuseport = sk.reuse, sk.reuseport
         self.bindtodevice, self.v6only = sk.bindtodevice, sk.v6only
         self.csum_base = sk.csum_base
-        self.tos = sk.tos
+        self.tos = sk.tclass if len(sk.daddr) == 16 else sk.tos
         self.snd_nxt = sk.snd_nxt
         self.rcv_nxt = sk.rcv_nxt
         self.rcv_wnd = sk.cur_win

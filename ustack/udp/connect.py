@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from errno import EADDRNOTAVAIL, EAFNOSUPPORT, EINVAL, ENETUNREACH
 
-from ustack.sock import error_queue
+from ustack.sock import error_queue, multicast
 from ustack.sock.addr import BROADCAST4, is_multicast
 from ustack.sock.errors import error
 from ustack.sock.proto import Address
@@ -106,6 +106,7 @@ def close(sk: UdpSock) -> None:
     sk.receive_queue.clear()
     sk.forward_deficit = 0
     error_queue.purge(sk)
+    multicast.leave_all(sk)
     sk.rmem_alloc = 0
     sk.daddr = b""
     sk.dport = 0

@@ -45,6 +45,10 @@ class UdpHost:
         """A datagram for this host, from IP."""
         udp_input.rcv(self, rx)
 
+    def rcv_many(self, rx: RxPacket) -> None:
+        """A broadcast or multicast, from IP."""
+        udp_input.rcv(self, rx, True)
+
     def icmp_err(self, e: IcmpError) -> None:
         """An ICMP error about a datagram of this host."""
         udp_input.icmp_err(self, e)

@@ -13,6 +13,7 @@ from __future__ import annotations
 from struct import Struct
 from typing import TYPE_CHECKING
 
+from ustack.sock.cmsg import recv_cmsgs
 from ustack.sock.error_queue import queue_icmp
 from ustack.sock.icmp import IcmpError, icmp_err_convert
 from ustack.sock.sock import F_RXQ_OVFL, PMTUDISC_DONT, PMTUDISC_INTERFACE, PMTUDISC_OMIT
@@ -30,8 +31,9 @@ _PORTS = Struct(">HH")
 HEADER_LEN = 8
 
 
-def rcv(host: UdpHost, rx: RxPacket) -> None:
-    """A UDP packet for this host (Linux: `__udp4_lib_rcv`, `__udp6_lib_rcv`)."""
+def rcv(host: UdpHost, rx: RxPacket, many: bool = False) -> None:
+    """A UDP packet for this host (Linux: `__udp4_lib_rcv`, `__udp6_lib_rcv`). `many`: it is
+    a broadcast or multicast."""
     l4 = rx.l4
     available = rx.end - l4
     if available < HEADER_LEN:
@@ -44,22 +46,40 @@ def rcv(host: UdpHost, rx: RxPacket) -> None:
         elif not HEADER_LEN <= ulen <= available:
             return _drop(host, rx, "UDP_TOO_SHORT")
     end = l4 + ulen
-    sk = host.table.lookup(rx.dst, dport, rx.src, sport, rx.iif)
+    sk = None if many else host.table.lookup(rx.dst, dport, rx.src, sport, rx.iif)
     if not rx.csum_ok:
         if not csum:
             if v6 and not (sk is not None and sk.no_check6_rx):
                 return _drop(host, rx, "UDP_CSUM")
         elif not verify(rx.buf, l4, end, pseudo_sum(rx.src, rx.dst, IPPROTO_UDP, ulen)):
             return _drop(host, rx, "UDP_CSUM")
+    if many:
+        return _rcv_many(host, rx, sport, dport, end)
     if sk is None:
         sk = host.on_flow(rx) if host.on_flow is not None else None
         if sk is None:
             return _no_port(host, rx, v6)
+    _deliver(sk, rx, sport, end)
+
+
+def _deliver(sk: UdpSock, rx: RxPacket, sport: int, end: int) -> None:
+    """Queue what the packet holds up to `end`."""
     if rx.gso_size:
-        _rcv_merged(sk, rx, sport, l4 + HEADER_LEN, end)
+        _rcv_merged(sk, rx, sport, rx.l4 + HEADER_LEN, end)
     else:
         truesize = rx.truesize or rx_truesize(rx.end - rx.l3)
-        queue_rcv(sk, Datagram(rx, sport, l4 + HEADER_LEN, end, truesize))
+        queue_rcv(sk, Datagram(rx, sport, rx.l4 + HEADER_LEN, end, truesize))
+
+
+def _rcv_many(host: UdpHost, rx: RxPacket, sport: int, dport: int, end: int) -> None:
+    """To every socket that it fits; nobody is told if it fits none."""
+    socks = host.table.lookup_many(rx.dst, dport, rx.src, sport, rx.iif)
+    for sk in socks:
+        _deliver(sk, rx, sport, end)
+    if not socks:
+        host.net.mib.drop("NO_SOCKET")
+        if len(rx.dst) == 4:
+            host.net.mib.inc("UdpIgnoredMulti")
 
 
 def _rcv_merged(sk: UdpSock, rx: RxPacket, sport: int, start: int, end: int) -> None:
@@ -119,24 +139,25 @@ def icmp_err(host: UdpHost, e: IcmpError) -> None:
     if e.version == 4 and e.type == icmp.DEST_UNREACH and e.code == icmp.FRAG_NEEDED:
         if sk.pmtudisc == PMTUDISC_DONT:
             return
-        _update_pmtu(sk, e)
+        _update_pmtu(sk, e, sk.pmtudisc)
     elif e.version == 6 and e.type == icmpv6.PACKET_TOO_BIG:
-        if not _update_pmtu(sk, e):
+        if not _update_pmtu(sk, e, sk.pmtudisc6):
             return
-        fatal = sk.pmtudisc != PMTUDISC_DONT
+        fatal = sk.pmtudisc6 != PMTUDISC_DONT
     if not errno:
         return
     if sk.recverr6 if e.version == 6 else sk.recverr:
-        queue_icmp(sk, e, errno, dport, e.quoted[HEADER_LEN:])
+        control = () if e.rx is None else recv_cmsgs(sk, e.rx, 0, 0)
+        queue_icmp(sk, e, errno, dport, e.quoted[HEADER_LEN:], control)
     elif not fatal or not sk.daddr:
         return
     sk.err = errno
     sk.error_report()
 
 
-def _update_pmtu(sk: UdpSock, e: IcmpError) -> bool:
+def _update_pmtu(sk: UdpSock, e: IcmpError, discovery: int) -> bool:
     """Learn a path MTU, unless the socket goes by its device's (Linux: `ip_sk_accept_pmtu`)."""
-    if sk.pmtudisc in (PMTUDISC_INTERFACE, PMTUDISC_OMIT):
+    if discovery in (PMTUDISC_INTERFACE, PMTUDISC_OMIT):
         return False
     sk.net.update_pmtu(e.dst, e.info, e.now)
     return True

@@ -5,6 +5,8 @@ bound to its destination address, else bound to the wildcard; among equals the o
 was bound last, or one of a REUSEPORT group by the hash of the 4-tuple (rules C-52, C-53).
 A server may have tens of thousands of connected sockets on one port.
 
+A broadcast or multicast goes to every socket that fits at all.
+
 Structure: connected sockets are in a dict by their whole 4-tuple, all others in a dict by
 (local address, port); a value is the sockets under one key, in the order they came. A
 lookup is at most three dict probes. A connected socket is always the best match, so the
@@ -18,6 +20,8 @@ from __future__ import annotations
 
 from hashlib import blake2s
 
+from ustack.sock.addr import is_multicast
+from ustack.sock.multicast import allows
 from ustack.sock.sock import AF_INET, AF_INET6
 from ustack.udp.sock import UdpSock
 
@@ -85,6 +89,22 @@ class UdpTable:
                 if sk is not None:
                     return sk
         return None
+
+    def lookup_many(
+        self, laddr: bytes, lport: int, raddr: bytes, rport: int, iif: int
+    ) -> list[UdpSock]:
+        """Every socket for a broadcast or multicast to `laddr` (Linux: `__udp4_lib_mcast_deliver`,
+        `__udp_is_mcast_sock`)."""
+        v6 = len(laddr) == 16
+        group = is_multicast(laddr)
+        socks = list(self._conns.get((laddr, lport, raddr, rport), ()))
+        for key in ((laddr, lport), (b"", lport)):
+            socks += self._bound.get(key, ())
+        return [
+            sk
+            for sk in socks
+            if _score(sk, v6, raddr, iif) > 0 and (not group or allows(sk, laddr, iif))
+        ]
 
     def _best(
         self, socks: list[UdpSock], laddr: bytes, lport: int, raddr: bytes, rport: int, iif: int

@@ -14,6 +14,7 @@ from __future__ import annotations
 from errno import EINVAL, EMSGSIZE, ENOBUFS, EPIPE
 from struct import Struct
 
+from ustack.sock import notify
 from ustack.sock.deadlines import NEVER
 from ustack.sock.dst import Dst
 from ustack.sock.error_queue import queue_local
@@ -46,7 +47,10 @@ _WIRE4_HLEN, _WIRE6_HLEN = IP4_HLEN + HEADER_LEN, IP6_HLEN + HEADER_LEN
 def fragment_size(sk: UdpSock, dst: Dst, now: int) -> int:
     """The largest packet for `dst`: the path MTU, or the device's for sockets that go by
     it (Linux: `ip_sk_use_pmtu`)."""
-    return dst.mtu(now) if sk.pmtudisc < PMTUDISC_PROBE else dst.dev.mtu
+    if dst.version == 4:
+        return dst.mtu(now) if sk.pmtudisc < PMTUDISC_PROBE else dst.dev.mtu
+    mtu = dst.mtu(now) if sk.pmtudisc6 < PMTUDISC_PROBE else dst.dev.mtu
+    return min(mtu, sk.frag_size) if sk.frag_size else mtu
 
 
 def check_size(sk: UdpSock, pending: Cork, length: int, now: int) -> None:
@@ -54,7 +58,7 @@ def check_size(sk: UdpSock, pending: Cork, length: int, now: int) -> None:
     v6 = len(pending.daddr) == 16
     mtu = fragment_size(sk, pending.dst, now)
     limit = MAX_LEN + (IP6_HLEN if v6 else 0)
-    disc = sk.pmtudisc
+    disc = sk.pmtudisc6 if v6 else sk.pmtudisc
     dontfrag = pending.dontfrag if pending.dontfrag >= 0 else sk.inet_flags & F_DONTFRAG
     if (disc > PMTUDISC_WANT and disc != PMTUDISC_OMIT) or (v6 and dontfrag):
         if gso_segment(sk, pending) <= 0:
@@ -186,10 +190,15 @@ def transmit(
         if csum > 0xFFFF:
             csum -= 0xFFFF
     header = _HEADER.pack(sk.sport, pending.dport, ulen, csum)
+    stamps, zerocopy = pending.stamps, pending.zerocopy
+    if stamps or zerocopy:
+        notify.datagram_leaves(sk, stamps)
     verdict = sk.net.send_datagram(
         sk, IPPROTO_UDP, saddr, daddr, pending.dst, header, [data], length, gso_size,
         charge, pending.ttl, pending.tos, now,
     )  # fmt: skip
+    if stamps or zerocopy:
+        notify.datagram_left(sk, stamps, zerocopy, verdict == DROPPED, now)
     if verdict == DROPPED:
         count_sndbuf_error(sk)
         if sk.recverr6 if v6 else sk.recverr:

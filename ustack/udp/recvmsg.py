@@ -119,6 +119,6 @@ def _fill(sk: UdpSock, dg: Datagram, off: int, length: int, flags: int) -> RecvM
         msg.chunks.append(memoryview(rx.buf)[start : start + copied])
     msg.len = size if flags & MSG_TRUNC else copied
     msg.addr = (rx.src, dg.sport)
-    if sk.timestamp or sk.inet_flags & F_RECV_CMSGS or sk.gro:
+    if sk.timestamp or sk.tsflags or sk.inet_flags & F_RECV_CMSGS or sk.gro:
         msg.control = recv_cmsgs(sk, rx, dg.dropcount, dg.gro)
     return msg

@@ -22,19 +22,24 @@ from errno import (
     EOPNOTSUPP,
 )
 
-from ustack.sock.addr import LOOPBACK4, LOOPBACK6
+from ustack.sock.addr import LOOPBACK4, LOOPBACK6, is_multicast
 from ustack.sock.cmsg import parse_send
 from ustack.sock.dst import Dst
 from ustack.sock.errors import error
+from ustack.sock.multicast import device, hops
+from ustack.sock.multicast import source as multicast_source
+from ustack.sock.notify import TX_RECORD
 from ustack.sock.proto import Address, Cmsg
 from ustack.sock.sock import (
     AF_INET,
     F_DONTROUTE,
+    F_ZEROCOPY,
     MSG_CONFIRM,
     MSG_DONTROUTE,
     MSG_MORE,
     MSG_OOB,
     MSG_PROBE,
+    MSG_ZEROCOPY,
 )
 from ustack.sock.wait import Op
 from ustack.udp import cork, output
@@ -74,7 +79,7 @@ def _sendmsg4(
     if sk.cork is not None:
         if len(sk.cork.daddr) == 16:
             raise error(EINVAL)
-        return cork.append(sk, sk.cork, data, flags, now)
+        return _append(sk, sk.cork, data, flags, now)
     if addr is None:
         if not sk.daddr:
             raise error(EDESTADDRREQ)
@@ -111,7 +116,7 @@ def _sendmsg6(
     if pending is not None:
         if len(pending.daddr) == 4:
             return _sendmsg4(sk, data, flags, now, addr, control)
-        return cork.append(sk, pending, data, flags, now)
+        return _append(sk, pending, data, flags, now)
     if addr is not None and not dport:
         raise error(EINVAL)
     return _send(sk, data, flags, now, daddr, dport, addr is None, control)
@@ -142,7 +147,11 @@ def _send(
     else:
         saddr = source(sk, daddr)
         dst = route(sk, daddr, saddr, sk.bindtodevice)
-        pending = Cork(dst, saddr or dst.saddr, dst.daddr, dport, sk.ttl, sk.tos)
+        pending = _cork(sk, dst, saddr or dst.saddr, dst.daddr, dport)
+    if sk.tsflags:
+        pending.stamps = _stamps(sk, pending)
+    if flags & MSG_ZEROCOPY and sk.inet_flags & F_ZEROCOPY:
+        pending.zerocopy = 1
     if flags & MSG_DONTROUTE or sk.inet_flags & F_DONTROUTE:
         if pending.dst.gateway is not None:
             raise error(ENETUNREACH)
@@ -154,6 +163,17 @@ def _send(
         output.set_flow(sk, pending.saddr, pending.daddr, pending.dport)
     sk.cork = pending
     return cork.append(sk, pending, data, flags, now)
+
+
+def _append(sk: UdpSock, pending: Cork, data: Buffer, flags: int, now: int) -> int | Op[int]:
+    if flags & MSG_ZEROCOPY and sk.inet_flags & F_ZEROCOPY:
+        pending.zerocopy += 1
+    return cork.append(sk, pending, data, flags, now)
+
+
+def _stamps(sk: UdpSock, pending: Cork) -> int:
+    """The transmit timestamps wanted: the socket's, or a control message's."""
+    return (pending.stamps or sk.tsflags) & TX_RECORD
 
 
 def autobind(sk: UdpSock) -> None:
@@ -168,15 +188,23 @@ def autobind(sk: UdpSock) -> None:
 # -- where to ------------------------------------------------------------------------------
 
 
+def _cork(sk: UdpSock, dst: Dst, saddr: bytes, daddr: bytes, dport: int) -> Cork:
+    """A datagram along `dst`, with the socket's options for its family."""
+    if dst.version == 4:
+        return Cork(dst, saddr, daddr, dport, hops(sk, False) if dst.multicast else sk.ttl, sk.tos)
+    ttl = hops(sk, True) if dst.multicast else sk.hop_limit
+    return Cork(dst, saddr, daddr, dport, ttl, sk.tclass)
+
+
 def _to_peer(sk: UdpSock, corkreq: bool) -> Cork:
     """The way to the connected peer: the cached one while it holds."""
     dst = sk.dst
-    if dst is None or dst.obsolete:
+    if dst is None or dst.obsolete or dst.multicast:
         dst = sk.dst = route(sk, sk.daddr, sk.saddr, sk.bindtodevice)
     elif not corkreq and len(sk.daddr) == 4:
         saddr, daddr, dport = sk.flow
         return Cork(dst, saddr, daddr, dport, sk.ttl, sk.tos)
-    return Cork(dst, sk.saddr, sk.daddr, sk.dport, sk.ttl, sk.tos)
+    return _cork(sk, dst, sk.saddr, sk.daddr, sk.dport)
 
 
 def _with_control(sk: UdpSock, daddr: bytes, dport: int, control: tuple[Cmsg, ...]) -> Cork:
@@ -185,20 +213,27 @@ def _with_control(sk: UdpSock, daddr: bytes, dport: int, control: tuple[Cmsg, ..
         raise error(EINVAL if len(daddr) == 16 else ENETUNREACH)
     saddr = wanted.saddr or source(sk, daddr)
     dst = route(sk, daddr, saddr, wanted.oif or sk.bindtodevice)
-    pending = Cork(dst, saddr or dst.saddr, dst.daddr, dport, sk.ttl, sk.tos)
+    pending = _cork(sk, dst, saddr or dst.saddr, dst.daddr, dport)
     if wanted.ttl >= 0:
         pending.ttl = wanted.ttl
     if wanted.tos >= 0:
         pending.tos = wanted.tos
     pending.gso_size = wanted.gso_size
     pending.dontfrag = wanted.dontfrag
+    pending.stamps = wanted.stamps
     return pending
 
 
 def source(sk: UdpSock, daddr: bytes) -> bytes:
     """The address to send from, b"" if the route decides: an IPv6 address, which a socket
     has from its connect, does not serve an IPv4 destination."""
-    return b"" if len(daddr) == 4 and len(sk.saddr) == 16 else sk.saddr
+    saddr = sk.saddr
+    if len(daddr) == 4:
+        if len(saddr) == 16:
+            saddr = b""
+        if sk.mc is not None and not saddr and is_multicast(daddr):
+            return multicast_source(sk)
+    return saddr
 
 
 def route(sk: UdpSock, daddr: bytes, saddr: bytes, oif: int) -> Dst:
@@ -206,6 +241,8 @@ def route(sk: UdpSock, daddr: bytes, saddr: bytes, oif: int) -> Dst:
     EAFNOSUPPORT from an IPv4 to an IPv6 address."""
     if len(daddr) == 16 and len(saddr) == 4:
         raise error(EAFNOSUPPORT)
+    if sk.mc is not None and not oif and is_multicast(daddr):
+        oif = device(sk, len(daddr) == 16)
     try:
         dst = sk.net.route(daddr, saddr or None, oif)
     except OSError as why:

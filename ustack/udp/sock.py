@@ -6,6 +6,7 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from ustack.sock.dst import Dst
+from ustack.sock.notify import tx_done
 from ustack.sock.sock import SOCK_DGRAM, Sock
 from ustack.wire.packet import IPPROTO_UDP, RxPacket
 
@@ -42,11 +43,13 @@ class Cork:
     `gso_size` and `dontfrag` are what control messages asked for, -1 where the socket's
     options hold. A corked one collects in `buffer`; `charge` is what its fragments are
     charged with meanwhile, on `wmem_alloc`, and `tail` the IP length of the last of them.
+    `stamps` are the transmit timestamps wanted for it, `zerocopy` how many of its calls had
+    MSG_ZEROCOPY.
     """
 
     __slots__ = (
-        "buffer", "charge", "daddr", "dontfrag", "dport", "dst", "gso_size", "saddr", "tail", "tos",
-        "ttl",
+        "buffer", "charge", "daddr", "dontfrag", "dport", "dst", "gso_size", "saddr", "stamps",
+        "tail", "tos", "ttl", "zerocopy",
     )  # fmt: skip
 
     def __init__(
@@ -60,6 +63,8 @@ class Cork:
         self.tos = tos
         self.gso_size = -1
         self.dontfrag = -1
+        self.stamps = 0
+        self.zerocopy = 0
         self.buffer: bytearray | None = None
         self.charge = 0
         self.tail = 0
@@ -113,5 +118,7 @@ class UdpSock(Sock):
 
     def handle_tx_done(self, charge: int, now: int) -> None:
         self.wmem_alloc -= charge
+        if self.notify is not None:
+            tx_done(self, charge, now)
         if self.is_writeable():
             self.wake_writers()

@@ -1,0 +1,215 @@
+"""Telling a program what became of what it sent: SO_TIMESTAMPING, MSG_ZEROCOPY (A-67, B-15).
+
+A program may want to know when a datagram was queued and when it left (transmit
+timestamps), and when it may use the buffer again that it sent from (MSG_ZEROCOPY). Both
+come to the error queue, marked with a number that counts the calls. Nothing is sent
+without a copy here, so every notice of the second kind says COPIED: it is true, and the
+program's bookkeeping works.
+
+Structure. A socket has a `TxNotify` from the first call that wants a notice; without one
+the send paths pay one test. A notice waits in `waiting` for a mark: for a datagram, the
+total of bytes that the devices have given back to the socket; for a stream, the sequence
+number after its last byte. Datagrams of a socket leave in order, so does a stream get
+acknowledged; the queue is looked at only at its head.
+
+Notices of finished calls that follow each other are one entry of the error queue with a
+range of numbers, while nobody has read it.
+
+Limits: a stream has ACK stamps only (no SND, no SCHED); there is no hardware to stamp.
+
+Sources: Linux `sock_set_timestamping`, `__skb_tstamp_tx`, `__skb_complete_tx_timestamp`,
+`msg_zerocopy_realloc`, `__msg_zerocopy_callback`, `skb_zerocopy_notify_extend`;
+Documentation/networking/timestamping.rst, msg_zerocopy.rst.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from errno import EINVAL, ENOMSG, EOPNOTSUPP
+from struct import Struct
+
+from ustack.sock.error_queue import ORIGIN_TIMESTAMPING, ORIGIN_ZEROCOPY, Cmsg, ErrEntry, queue
+from ustack.sock.errors import error
+from ustack.sock.sock import AF_INET6, F_TIMESTAMPING_NEW, Sock
+
+SO_TIMESTAMPING, SO_TIMESTAMPING_NEW = 37, 65
+
+TX_SOFTWARE, RX_SOFTWARE, SOFTWARE = 1 << 1, 1 << 3, 1 << 4
+OPT_ID, TX_SCHED, TX_ACK, OPT_TSONLY = 1 << 7, 1 << 8, 1 << 9, 1 << 11
+TX_RECORD = TX_SOFTWARE | TX_SCHED | TX_ACK | 1  # what a control message may ask for
+_OPT_STATS, _BIND_PHC, _OPT_ID_TCP = 1 << 12, 1 << 15, 1 << 16
+_ALL = (1 << 19) - 1
+
+# ee_info: which of the moments
+_SND, _SCHED, _ACK = 0, 1, 2
+_COPIED = 1  # ee_code
+_ZEROCOPY = -1  # as a kind of notice
+
+_SOL_SOCKET = 1
+_THREE_TIMES = Struct("6q")
+_SEC = 1_000_000_000
+
+
+def set_timestamping(sk: Sock, flags: int) -> None:
+    """SO_TIMESTAMPING (Linux: `sock_set_timestamping`)."""
+    if flags & ~_ALL or (flags & _OPT_ID_TCP and not flags & OPT_ID):
+        raise error(EINVAL)
+    if flags & _OPT_STATS and not flags & OPT_TSONLY:
+        raise error(EINVAL)
+    if flags & _BIND_PHC:  # there is no hardware clock
+        raise error(EOPNOTSUPP)
+    if flags & OPT_ID and not sk.tsflags & OPT_ID:
+        base = sk.timestamping_base(flags & _OPT_ID_TCP != 0)
+        of(sk).tskey = base
+    sk.tsflags = flags
+
+
+def times(sk: Sock, at: int) -> Cmsg:
+    """SCM_TIMESTAMPING for the time of day `at`, ns."""
+    name = SO_TIMESTAMPING_NEW if sk.inet_flags & F_TIMESTAMPING_NEW else SO_TIMESTAMPING
+    return _SOL_SOCKET, name, _THREE_TIMES.pack(at // _SEC, at % _SEC, 0, 0, 0, 0)
+
+
+class Notice:
+    """What is due when `mark` is reached: of which kind, with which number, about what."""
+
+    __slots__ = ("key", "kind", "mark", "packet")
+
+    def __init__(self, mark: int, kind: int, key: int, packet: bytes) -> None:
+        self.mark = mark
+        self.kind = kind
+        self.key = key
+        self.packet = packet
+
+
+class TxNotify:
+    """What a socket's program is still to be told."""
+
+    __slots__ = ("capture", "packet", "released", "tskey", "waiting", "zckey")
+
+    def __init__(self) -> None:
+        self.tskey = 0  # number of the next stamped call; for a stream, where it starts
+        self.zckey = 0  # number of the next MSG_ZEROCOPY call
+        self.waiting: deque[Notice] = deque()
+        self.released = 0  # bytes that devices have given back in all
+        self.capture = False  # is the IP layer to leave the next packet in `packet`?
+        self.packet = b""
+
+
+def of(sk: Sock) -> TxNotify:
+    """The socket's notices, made if it has none yet."""
+    if sk.notify is None:
+        sk.notify = TxNotify()
+    return sk.notify
+
+
+def datagram_leaves(sk: Sock, stamps: int) -> None:
+    """To be called before a datagram for which notices are wanted goes to the IP layer."""
+    of(sk).capture = stamps != 0 and not sk.tsflags & OPT_TSONLY
+
+
+def datagram_left(sk: Sock, stamps: int, zerocopy: int, dropped: bool, now: int) -> None:
+    """It is at its device, `zerocopy` calls have made it: notices for what has happened, and
+    for what will."""
+    tx = of(sk)
+    packet, tx.packet = tx.packet, b""
+    tx.capture = False
+    key = 0
+    if stamps and sk.tsflags & OPT_ID:
+        key = tx.tskey
+        tx.tskey = key + 1 & 0xFFFFFFFF
+    if stamps & TX_SCHED:
+        _deliver(sk, Notice(0, _SCHED, key, packet), now)
+    mark = tx.released + sk.wmem_alloc
+    if stamps & TX_SOFTWARE and not dropped:
+        tx.waiting.append(Notice(mark, _SND, key, packet))
+    for _ in range(zerocopy):
+        tx.waiting.append(Notice(mark, _ZEROCOPY, _zerocopy_key(tx), b""))
+    _deliver_until(sk, tx, tx.released, now)
+
+
+def _zerocopy_key(tx: TxNotify) -> int:
+    key = tx.zckey
+    tx.zckey = key + 1 & 0xFFFFFFFF
+    return key
+
+
+def tx_done(sk: Sock, charge: int, now: int) -> None:
+    """A device has given `charge` back to a datagram socket."""
+    tx = sk.notify
+    if tx is not None:
+        tx.released += charge
+        if tx.waiting:
+            _deliver_until(sk, tx, tx.released, now)
+
+
+def stream_sent(sk: Sock, end: int, una: int, stamps: int, zerocopy: bool, now: int) -> None:
+    """A call has put bytes up to sequence number `end` in the queue of a stream, of which
+    those before `una` are acknowledged already."""
+    tx = of(sk)
+    if stamps & TX_ACK:
+        key = end - 1 - tx.tskey & 0xFFFFFFFF if sk.tsflags & OPT_ID else 0
+        tx.waiting.append(Notice(end, _ACK, key, b""))
+    if zerocopy:
+        tx.waiting.append(Notice(end, _ZEROCOPY, _zerocopy_key(tx), b""))
+    _deliver_until(sk, tx, una, now)
+
+
+def stream_acked(sk: Sock, una: int, now: int) -> None:
+    """The bytes of a stream before `una` are acknowledged."""
+    tx = sk.notify
+    if tx is not None and tx.waiting:
+        _deliver_until(sk, tx, una, now)
+
+
+def stream_dead(sk: Sock, now: int) -> None:
+    """The queues of a stream have been emptied: buffers are free, stamps will not come."""
+    tx = sk.notify
+    if tx is not None:
+        waiting, tx.waiting = tx.waiting, deque()
+        for notice in waiting:
+            if notice.kind == _ZEROCOPY:
+                _deliver(sk, notice, now)
+
+
+def _deliver_until(sk: Sock, tx: TxNotify, reached: int, now: int) -> None:
+    waiting = tx.waiting
+    while waiting and waiting[0].mark <= reached:
+        _deliver(sk, waiting.popleft(), now)
+
+
+def _deliver(sk: Sock, notice: Notice, now: int) -> None:
+    if notice.kind == _ZEROCOPY:
+        _deliver_zerocopy(sk, notice.key)
+        return
+    only = sk.tsflags & OPT_TSONLY
+    packet = b"" if only else notice.packet
+    control = (times(sk, now + sk.net.wall_ns),) if sk.tsflags & SOFTWARE else ()
+    offender = _source_of(packet) if packet and sk.family == AF_INET6 else b""
+    queue(
+        sk,
+        ErrEntry(
+            ENOMSG, ORIGIN_TIMESTAMPING, 0, 0, notice.kind, None, offender, packet, notice.key,
+            control,
+        ),
+    )  # fmt: skip
+
+
+def _source_of(packet: bytes) -> bytes:
+    return packet[12:16] if packet[0] >> 4 == 4 else packet[8:24]
+
+
+def _deliver_zerocopy(sk: Sock, key: int) -> None:
+    """Queue the notice, or make the last one's range longer."""
+    entries = sk.error_queue
+    last = entries[-1] if entries else None
+    if (
+        last is not None
+        and last.origin == ORIGIN_ZEROCOPY
+        and last.data + 1 & 0xFFFFFFFF == key
+    ):  # fmt: skip
+        last.data = key
+        return
+    entry = ErrEntry(0, ORIGIN_ZEROCOPY, 0, _COPIED, key, None, b"", b"", key)
+    entry.charge = 0
+    queue(sk, entry)
