@@ -1,0 +1,160 @@
+"""Many programs at once, and the smallest program that still shows a divergence.
+
+Hypothesis draws the programs, all before the first is run: the same seed draws the same
+programs. They are played in worker processes, each with a namespace of its own for each
+family; a program mostly sleeps. One whose traces differ is played again: what a busy
+machine has made late is not late three times. What remains is shrunk by leaving out steps,
+many candidates at a time, then by making the setup plain.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from typing import NamedTuple
+
+from hypothesis import HealthCheck, Phase, given, seed, settings
+
+from tests.fuzz.compare import differing, first_difference, listing
+from tests.fuzz.program import GAP, Program, programs
+from tests.fuzz.run import KernelHost, Result, play_stack
+from tools.testbed import die_with_parent
+
+WORKERS = int(os.environ.get("USTACK_FUZZ_WORKERS", "24"))
+TRIES = 3
+LATEST = 8.0  # ms; a run with a later step proves nothing
+
+_hosts: dict[bool, KernelHost] = {}  # of a worker
+
+
+class Outcome(NamedTuple):
+    """Of one program. `kind` is "" if the traces agree, else where they part, in short."""
+
+    program: Program
+    kind: str
+    text: str
+    tries: int
+
+
+def draw(count: int, number: int) -> list[Program]:
+    """`count` programs, always the same for one `number`."""
+    drawn: list[Program] = []
+
+    @seed(number)
+    @settings(
+        max_examples=count, database=None, deadline=None, phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )  # fmt: skip
+    @given(programs())
+    def collect(program: Program) -> None:
+        drawn.append(program)
+
+    collect()
+    return drawn[:count]
+
+
+def _host(v6: bool) -> KernelHost:
+    if v6 not in _hosts:
+        _hosts[v6] = KernelHost(v6)
+    return _hosts[v6]
+
+
+def check(program: Program) -> Outcome:
+    """In a worker: play a program on both sides and compare."""
+    ours = play_stack(program)
+    host = _host(dict(program.setup)["v6"])
+    outcome = Outcome(program, "", "", 0)
+    for attempt in range(1, TRIES + 1):
+        theirs = host.play(program, ours.plan)
+        kind, text = _judge(theirs, ours)
+        outcome = Outcome(program, kind, text, attempt)
+        if not kind:
+            break
+    return outcome
+
+
+def _judge(theirs: Result, ours: Result) -> tuple[str, str]:
+    kernel, ustack = theirs.trace, ours.trace
+    at = first_difference(kernel, ustack)
+    if at is None:
+        return ("error", kernel.error) if kernel.error else ("", "")
+    text = f"{listing(kernel, ustack, at)}\n(latest step: {theirs.lateness:.1f} ms)"
+    fields = differing(kernel, ustack, at)
+    if fields:
+        return "state " + " ".join(sorted(fields)), text
+    event = (ustack.events[at : at + 1] or kernel.events[at : at + 1] or [None])[0]
+    if ustack.error and at >= len(ustack.events):
+        return "error " + ustack.error.strip().splitlines()[-1], text
+    if event is None:
+        return "end", text
+    name = event.text.split("(")[0] if event.kind in ("call", "done") else ""
+    return f"{event.kind} {name}".strip(), text
+
+
+class Campaign:
+    """A pool of workers."""
+
+    def __init__(self, workers: int = WORKERS) -> None:
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(["tests.fuzz.run"])
+        self.pool = ProcessPoolExecutor(workers, context, die_with_parent)
+
+    def __enter__(self) -> Campaign:
+        return self
+
+    def __exit__(self, *why: object) -> None:
+        self.pool.shutdown(wait=True, cancel_futures=True)
+
+    def run(self, batch: Iterable[Program]) -> list[Outcome]:
+        futures: list[Future[Outcome]] = [self.pool.submit(check, p) for p in batch]
+        return [future.result() for future in futures]
+
+    def shrink(self, found: Outcome) -> Outcome:
+        """The smallest program that diverges in the same way."""
+        best = found
+        size = max(1, len(best.program.steps) // 2)
+        while True:
+            better = self._first(best, _without(best.program, size))
+            if better is not None:
+                best = better
+                size = min(size, max(1, len(best.program.steps) // 2))
+            elif size > 1:
+                size //= 2
+            else:
+                break
+        while (better := self._first(best, _plainer(best.program))) is not None:
+            best = better
+        return best
+
+    def _first(self, best: Outcome, candidates: Iterator[Program]) -> Outcome | None:
+        for outcome in self.run(list(candidates)):
+            if outcome.kind == best.kind:
+                return outcome
+        return None
+
+
+def _without(program: Program, size: int) -> Iterator[Program]:
+    """`program` without `size` consecutive steps, the last ones first."""
+    steps = program.steps
+    for start in range(len(steps) - size, -1, -size):
+        yield program._replace(steps=steps[:start] + steps[start + size :])
+
+
+_PLAIN = {
+    "v6": False, "passive": False, "mss": 1460, "window": 65535, "wscale": None, "sack": False,
+    "ts": False, "rtt": GAP, "early": (),
+}  # fmt: skip
+
+
+def _plainer(program: Program) -> Iterator[Program]:
+    """`program` with one thing of its setup as usual, or one gap."""
+    for name, value in program.setup:
+        if value != _PLAIN[name]:
+            changed = tuple((n, _PLAIN[n] if n == name else v) for n, v in program.setup)
+            yield program._replace(setup=changed)
+    for i, (gap, op) in enumerate(program.steps):
+        if gap not in (GAP, 0):
+            steps = (*program.steps[:i], (GAP, op), *program.steps[i + 1 :])
+            yield program._replace(steps=steps)

@@ -1,0 +1,113 @@
+"""When the steps of a program happen, so that both sides see the same order of events.
+
+The kernel's timers move in ticks and fire late; ours are exact. A step is therefore never
+near a timer. The stack in virtual time finds the plan: before each step it looks at what
+its sockets have armed, and lets more time pass until no timer fires, or may on the kernel
+still be about to fire, close to the step. The same goes for the instants at which a
+comparison of two times turns over (`_instants`). The kernel then follows the plan.
+
+All steps stand on a grid of one tick, in the middle of the kernel's ticks (`aligned`), so
+differences counted in ticks are the same on both sides whatever a few ms of delay do.
+
+A timer that the kernel's wheel holds for longer than 252 ms is kept in slots of 8 ticks,
+beyond 2 s in slots of 64: so much later may it fire.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+from tests.sockets.parity.stack import StackSut
+from ustack.sock.deadlines import NEVER
+from ustack.tcp.skb import EVER_RETRANS
+from ustack.tcp.sock import T_COMPRESSED_ACK, T_PACING, TcpSock
+from ustack.tcp.state import CLOSE, LISTEN
+
+MS = 1_000_000
+TICK = 4
+BEFORE, NEAR = 12, 6  # ms to the next timer; ms to an instant
+LATE, LATE_8, LATE_64 = 16, 52, 280
+LONGEST = 6000  # ms that one step waits at most
+_CLOCK_MONOTONIC_COARSE = 6  # moves with the tick
+EXACT = (T_PACING, T_COMPRESSED_ACK)  # timers that are no jiffies
+
+
+def aligned() -> int:
+    """A moment in the middle of a tick of the kernel, near now."""
+    tick = TICK * MS
+    phase = time.clock_gettime_ns(_CLOCK_MONOTONIC_COARSE) % tick
+    now = time.monotonic_ns()
+    return now + tick - (now - phase) % tick + tick // 2
+
+
+def late(duration: int) -> int:
+    """How many ms late a timer armed for `duration` ns may be."""
+    if duration < 252 * MS:
+        return LATE
+    return LATE_8 if duration < 2016 * MS else LATE_64
+
+
+class Watch:
+    """The timers of one socket, seen every tick."""
+
+    def __init__(self, sk: TcpSock) -> None:
+        self.sk = sk
+        self.armed: dict[int, tuple[int, int]] = {}  # timer -> (deadline, armed at)
+        self.busy_until = 0  # the last timer that fired may fire until then on the kernel
+
+    def look(self, now: int, sut: StackSut) -> None:
+        """Note what is armed at `now`, before time passes."""
+        for which, at in enumerate([*self.sk.timers, *_calls(sut)]):
+            if at == NEVER:
+                self.armed.pop(which, None)
+            elif self.armed.get(which, (0, 0))[0] != at:
+                self.armed[which] = (at, now)
+
+    def passed(self, now: int) -> None:
+        """Time has passed until `now`: what was due has fired."""
+        for which, (at, since) in self.armed.items():
+            if at <= now:
+                slack = TICK if which in EXACT else late(at - since)
+                self.busy_until = max(self.busy_until, at + slack * MS)
+
+    def clear(self, now: int, sut: StackSut) -> bool:
+        """May a step happen at `now`?"""
+        if now < self.busy_until:
+            return False
+        for at in [*self.sk.timers, *_calls(sut)]:
+            if at < now + BEFORE * MS:
+                return False
+        return all(abs(now - at) >= NEAR * MS for at in _instants(self.sk, now))
+
+
+def _calls(sut: StackSut) -> list[int]:
+    """When calls that wait give up; there is at most one."""
+    return [call.deadline for call in sut.calls] or [NEVER]
+
+
+def _instants(sk: TcpSock, now: int) -> Iterator[int]:
+    """When a rule that compares times begins to say something else."""
+    if sk.state in (CLOSE, LISTEN):
+        return
+    rto = sk.rtt.rto_us * 1000
+    if sk.lrcvtime:
+        yield from (sk.lrcvtime + sk.ato, sk.lrcvtime + sk.ato // 2, sk.lrcvtime + rto)
+    if sk.lsndtime:
+        idle = now - sk.lsndtime
+        yield sk.lsndtime + rto
+        yield now - idle % rto if idle > rto else 0  # the window halves once per RTO
+    if sk.last_oow_ack_time:
+        yield sk.last_oow_ack_time + sk.net.sysctl.tcp_invalid_ratelimit * MS
+    if sk.snd_cwnd_stamp:
+        yield sk.snd_cwnd_stamp + rto
+    if sk.rcvq_time and sk.rcv_rtt_us:
+        yield sk.rcvq_time + (sk.rcv_rtt_us >> 3) * 1000
+    if sk.packets_out and sk.rack_rtt_us:
+        min_rtt = sk.min_rtt.get()
+        reo = min(sk.reo_wnd_steps * (min_rtt >> 2), sk.rtt.srtt_us >> 3)
+        for skb in sk.rtx_queue:
+            yield skb.tx_time + sk.rack_rtt_us * 1000
+            yield skb.tx_time + (sk.rack_rtt_us + reo) * 1000
+            if skb.sacked & EVER_RETRANS:
+                yield skb.tx_time + min_rtt * 1000
