@@ -258,11 +258,7 @@ def _take_options(sk: TcpSock, seg: Segment) -> None:
     sk.tstamp_ok = options.has_ts and bool(sysctl.tcp_timestamps)
     sk.sack_ok = options.sack_perm and sysctl.tcp_sack
     sk.wscale_ok = options.wscale >= 0 and sysctl.tcp_window_scaling
-    if sk.wscale_ok:
-        sk.snd_wscale = options.wscale
-    else:
-        sk.snd_wscale = sk.rcv_wscale = 0
-        sk.window_clamp = min(sk.window_clamp, 65535)
+    sk.snd_wscale = options.wscale if sk.wscale_ok else 0
     if sk.tstamp_ok:
         sk.ts_recent = options.tsval
         sk.ts_recent_stamp = seg.now
@@ -387,8 +383,6 @@ def create_child(request: Request, seg: Segment) -> TcpSock:
     sk.window_clamp, sk.rcv_ssthresh = request.window_clamp, request.rcv_wnd
     sk.rcv_wnd, sk.rcv_wscale = request.rcv_wnd, request.rcv_wscale
     sk.snd_wscale = request.snd_wscale
-    if not sk.wscale_ok:
-        sk.window_clamp = min(sk.window_clamp, 65535)
     sk.ts_recent, sk.ts_recent_stamp = request.ts_recent, seg.now if request.tstamp_ok else 0
     sk.advmss = request.advmss - (TSTAMP_LEN if sk.tstamp_ok else 0)
     sk.mss_clamp = min(request.mss, sk.user_mss or request.mss)
@@ -397,6 +391,7 @@ def create_child(request: Request, seg: Segment) -> TcpSock:
     sync_mss(sk, sk.dst.mtu(seg.now))
     rcvbuf.initialize_rcv_mss(sk)
     sk.total_retrans = request.num_retrans
+    sk.segs_in = 1  # the SYN
     if request.num_timeout:
         sk.undo_marker = request.iss
     _synack_rtt(sk, seg, -1 if request.num_retrans else (seg.now - request.sent_at) // 1000)
@@ -461,6 +456,9 @@ def synack_received(sk: TcpSock, seg: Segment) -> None:
 
 def init_transfer(sk: TcpSock, now: int) -> None:
     """What an established connection has (`tcp_init_transfer`)."""
+    if not sk.wscale_ok:
+        sk.rcv_wscale = 0
+        sk.window_clamp = min(sk.window_clamp, 65535)
     if not sk.rtt.srtt_us:
         sk.rtt.rto_us = TIMEOUT_FALLBACK  # what was repeated told us nothing (D-3)
     cc = sk.cc

@@ -141,6 +141,7 @@ class TcpHost:
         sk.dport = 0
         sk.dst = None
         sk.key = b""
+        sk.csum_base = 0
         sk.shutdown = 0
         sk.err_soft = 0
 

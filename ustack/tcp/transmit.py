@@ -193,14 +193,13 @@ def _event_data_sent(sk: TcpSock, now: int) -> None:
 
 
 def _transmit_syn(sk: TcpSock, skb: Skb, now: int) -> int:
-    """SYN, or the SYN-ACK of a simultaneous open: options, unscaled window."""
+    """SYN, or the SYN-ACK of a simultaneous open, which offers the same whatever the peer
+    has offered (rule C-16): options, unscaled window."""
     is_ack = bool(skb.flags & ACK)
     sysctl = sk.net.sysctl
-    use_ts = sk.tstamp_ok if is_ack else bool(sysctl.tcp_timestamps)
-    ts = (tcp_time_stamp(sk, now), sk.ts_recent) if use_ts else None
-    use_ws = sk.wscale_ok if is_ack else sysctl.tcp_window_scaling
-    use_sack = sk.sack_ok if is_ack else sysctl.tcp_sack
-    options = syn_options(advertised_mss(sk), sk.rcv_wscale if use_ws else None, use_sack, ts)
+    ts = (tcp_time_stamp(sk, now), sk.ts_recent) if sysctl.tcp_timestamps else None
+    wscale = sk.rcv_wscale if sysctl.tcp_window_scaling else None
+    options = syn_options(advertised_mss(sk), wscale, sysctl.tcp_sack, ts)
     size = 20 + len(options)
     header = _PLAIN.pack(
         sk.sport, sk.dport, skb.seq & MASK, sk.rcv_nxt & MASK if is_ack else 0,
