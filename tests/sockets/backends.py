@@ -18,6 +18,7 @@ from typing import Any
 import trio
 
 import ustack
+from tests.sockets import kernel_mmsg
 
 POLL_ALL = 0x2FFF
 SIOCINQ, SIOCOUTQ = 0x541B, 0x5411
@@ -45,6 +46,24 @@ class KernelSocket:
     async def accept(self) -> tuple[KernelSocket, object]:
         sock, peer = self.sock.accept()
         return KernelSocket(sock, self.made), peer
+
+    async def accept4(self, flags: int) -> tuple[KernelSocket, object]:
+        sock, peer = kernel_mmsg.accept4(self.sock, flags)
+        return KernelSocket(sock, self.made), peer
+
+    async def sendmmsg(self, *args: Any) -> list[int]:
+        return kernel_mmsg.sendmmsg(self.sock, *args)
+
+    async def recvmmsg(self, *args: Any) -> list[Any]:
+        return kernel_mmsg.recvmmsg(self.sock, *args)
+
+    async def select(self) -> list[bool]:
+        return [bool(found) for found in select.select(*[[self.sock]] * 3, 0)]
+
+    async def poll(self, mask: int) -> int:
+        poller = select.poll()
+        poller.register(self.sock.fileno(), mask)
+        return sum(found for _, found in poller.poll(0))
 
     def poll_mask(self) -> int:
         poller = select.poll()
@@ -94,6 +113,16 @@ class StackSocket:
     async def accept(self) -> tuple[StackSocket, object]:
         sock, peer = await self.sock.accept()
         return StackSocket(sock), peer
+
+    async def accept4(self, flags: int) -> tuple[StackSocket, object]:
+        sock, peer = await self.sock.accept4(flags)
+        return StackSocket(sock), peer
+
+    async def select(self) -> list[bool]:
+        return [bool(found) for found in await ustack.select(*[[self.sock]] * 3, 0)]
+
+    async def poll(self, mask: int) -> int:
+        return sum(found for _, found in await ustack.poll([(self.sock, mask)], 0))
 
     def poll_mask(self) -> int:
         sk = self.sock.sk

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from tests.sockets.backends import (
+    POLL_ALL,
     SIOCINQ,
     SIOCOUTQ,
     kernel_backend,
@@ -18,6 +19,7 @@ from tests.sockets.backends import (
     plain,
     stack_backend,
 )
+from ustack.socket import MSG_WAITFORONE, POLLIN
 
 LOCAL = {socket.AF_INET: "127.0.0.1", socket.AF_INET6: "::1"}
 STREAM, DGRAM = socket.SOCK_STREAM, socket.SOCK_DGRAM
@@ -341,6 +343,55 @@ async def recvfrom_into(world: World, sock: Any) -> object:
     return await sock.recvfrom_into(buf), bytes(buf)
 
 
+async def accept4(world: World, sock: Any) -> object:
+    made, peer = await sock.accept4(socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+    world.kept.append(made)
+    return peer
+
+
+async def accept4_bad_flags(world: World, sock: Any) -> object:
+    return await sock.accept4(1)
+
+
+async def sendmmsg(world: World, sock: Any) -> object:
+    first = await outcome(lambda: sock.sendmmsg([([b"one"],), ([b""],), ([b"three"],)]))
+    return first, await outcome(lambda: sock.sendmmsg([([b"again"],)]))
+
+
+async def sendmmsg_nothing(world: World, sock: Any) -> object:
+    return await sock.sendmmsg([])
+
+
+async def recvmmsg(world: World, sock: Any) -> object:
+    return [(data, flags) for data, _, flags, _ in await sock.recvmmsg(3, 10)]
+
+
+async def recvmmsg_twice(world: World, sock: Any) -> object:
+    first = await outcome(lambda: recvmmsg(world, sock))
+    return first, await outcome(lambda: recvmmsg(world, sock))
+
+
+async def recvmmsg_waitforone(world: World, sock: Any) -> object:
+    found = await sock.recvmmsg(3, 10, 0, MSG_WAITFORONE)
+    return [(data, flags) for data, _, flags, _ in found]
+
+
+async def recvmmsg_none(world: World, sock: Any) -> object:
+    return await sock.recvmmsg(0, 10)
+
+
+async def poll_in(world: World, sock: Any) -> object:
+    return await sock.poll(POLLIN)
+
+
+async def poll_all(world: World, sock: Any) -> object:
+    return await sock.poll(POLL_ALL)
+
+
+async def select_all(world: World, sock: Any) -> object:
+    return await sock.select()
+
+
 async def shutdown_rd(world: World, sock: Any) -> object:
     return sock.shutdown(socket.SHUT_RD)
 
@@ -402,6 +453,9 @@ CALLS = [
     *(bind, bind_elsewhere, listen, accept, connect, connect_to_nobody),
     *(connect_to_the_wildcard, disconnect),
     *(send, send_twice, send_nothing, sendto, sendto_port_0),
+    *(accept4, accept4_bad_flags, sendmmsg, sendmmsg_nothing),
+    *(recvmmsg, recvmmsg_twice, recvmmsg_waitforone, recvmmsg_none),
+    *(poll_in, poll_all, select_all),
     *(recv, recv_twice, recv_0, recv_peek, recv_oob, recvmsg, recvfrom_into),
     *(shutdown_rd, shutdown_wr, shutdown_rdwr, shutdown_nonsense, getsockname, getpeername),
     *(so_error, so_acceptconn, set_ttl, set_nodelay, inq, outq, close),

@@ -11,11 +11,14 @@ Problem: the call is a loop over sendmsg or recvmsg, with rules for how it ends 
   wait for more. The timeout is looked at after each message, so a call without messages
   waits beyond it: the kernel's does.
 * A cancelled call that has sent or received something returns that.
+
+`after` is called between messages with the time: what one has sent to this host itself is
+delivered before the next, as the kernel's soft interrupts do.
 """
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from errno import EAGAIN
 from typing import NamedTuple, TypeVar
 
@@ -56,7 +59,9 @@ def _finish(op: Op[T], now: int) -> Generator[Wait, int, tuple[T, int, bool]]:
         return stop.value, now, interrupted
 
 
-def sendmmsg(sk: Sock, messages: Sequence[Message], flags: int, now: int) -> Op[list[int]]:
+def sendmmsg(
+    sk: Sock, messages: Sequence[Message], flags: int, now: int, after: Callable[[int], None]
+) -> Op[list[int]]:
     """Send them in order; the number of bytes taken of each that was sent."""
     done: list[int] = []
     last = min(len(messages), UIO_MAXIOV) - 1
@@ -70,6 +75,7 @@ def sendmmsg(sk: Sock, messages: Sequence[Message], flags: int, now: int) -> Op[
             done.append(result)
             if interrupted or result < len(msg.data):
                 break
+            after(now)
     except (OSError, Interrupted):
         if not done:
             raise
@@ -77,7 +83,13 @@ def sendmmsg(sk: Sock, messages: Sequence[Message], flags: int, now: int) -> Op[
 
 
 def recvmmsg(
-    sk: Sock, vlen: int, length: int, flags: int, timeout: int | None, now: int
+    sk: Sock,
+    vlen: int,
+    length: int,
+    flags: int,
+    timeout: int | None,
+    now: int,
+    after: Callable[[int], None],
 ) -> Op[list[RecvMsg]]:
     """Up to `vlen` messages of up to `length` bytes; `timeout` in ns."""
     if not flags & MSG_ERRQUEUE:
@@ -96,6 +108,7 @@ def recvmmsg(
                 break
             if flags & MSG_WAITFORONE:
                 flags |= MSG_DONTWAIT
+            after(now)
     except OSError as why:
         if not done:
             raise

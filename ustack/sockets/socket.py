@@ -319,7 +319,8 @@ class SocketType(BaseSocket):
         sk = self._open()
         if self._receiving and not flags & MSG_ERRQUEUE:
             raise trio.BusyResourceError("another task is receiving from this socket")
-        op = mmsg.recvmmsg(sk, count, length, flags, limit, self._driver.now())
+        driver = self._driver
+        op = mmsg.recvmmsg(sk, count, length, flags, limit, driver.now(), driver.after_call)
         if self._type != socket.SOCK_STREAM or flags & MSG_ERRQUEUE:
             found = await self._several(op)
         else:
@@ -398,9 +399,11 @@ class SocketType(BaseSocket):
         sk = self._open()
         if self._sending:
             raise trio.BusyResourceError("another task is sending to this socket")
+        driver = self._driver
+        op = mmsg.sendmmsg(sk, native, flags, driver.now(), driver.after_call)
         self._sending = self._type == socket.SOCK_STREAM
         try:
-            return await self._several(mmsg.sendmmsg(sk, native, flags, self._driver.now()))
+            return await self._several(op)
         finally:
             self._sending = False
 
