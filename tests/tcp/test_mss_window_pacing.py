@@ -131,6 +131,10 @@ class TestPacing:
         assert tso_segs(0, 31 << 9, 1, min_tso_segs=0, gso_max=1 << 31) == 1
         assert tso_segs(0, 32 << 9, 1, min_tso_segs=0, gso_max=1 << 32) == 0
 
+    def test_a_burst_is_one_packet(self) -> None:
+        assert tso_segs(0, 1 << 20, 1460, min_tso_segs=1000) == 44
+        assert tso_segs(0, 1 << 20, 65483, min_tso_segs=2) == 1
+
     def test_burst_of_huge_segments(self) -> None:
         assert tso_segs(PACING_UNLIMITED, 0, 32741) == 2
         assert tso_segs(0, 1 << 20, 1460, min_tso_segs=1) == 1

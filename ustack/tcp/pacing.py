@@ -14,6 +14,9 @@ from ustack.tcp.mss import GSO_MAX_SIZE
 
 PACING_UNLIMITED = (1 << 64) - 1  # SO_MAX_PACING_RATE when unset
 PACING_SHIFT = 10  # a burst is rate / 1024: about one millisecond
+# What one packet holds, whatever tcp_min_tso_segs asks for: 65535 less IPv4 and TCP headers
+# with timestamps. Above GSO_MAX_SIZE, since two segments of a 64 KiB MTU go in one burst.
+_PACKET_MAX = 65483
 
 
 def update_pacing_rate(
@@ -49,4 +52,6 @@ def tso_segs(
     if shift < 32:
         size += gso_max >> shift
     segs = (size if size < gso_max else gso_max) // mss
-    return segs if segs > min_tso_segs else min_tso_segs
+    if segs >= min_tso_segs:
+        return segs
+    return min(min_tso_segs, _PACKET_MAX // mss or 1)

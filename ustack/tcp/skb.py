@@ -17,7 +17,9 @@ SACKED_RETRANS = 2
 LOST = 4
 EVER_RETRANS = 0x80
 
-MAX_PARTS = 17  # MAX_SKB_FRAGS; bounds the iovec of one write
+# Bounds the iovec of one write. The kernel's limit of 17 fragments is no limit to what is
+# copied, since a fragment has up to 32 KiB: entries fill up to their goal. So here too.
+MAX_PARTS = 64
 
 
 class Skb:
