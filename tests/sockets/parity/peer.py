@@ -180,6 +180,8 @@ class Flow:
         elif "S" in flags:
             self.seq = fields["seq"] + 1
         self.clock += 10
+        if "A" in flags and fields.get("ack") is None:
+            fields["ack"] = self.seen
         words = [f"{key} {_show(value)}" for key, value in fields.items() if key != "options"]
         self.trial.inject(packet, f"{flags} {' '.join(words)}".rstrip())
 
