@@ -106,13 +106,13 @@ class ReceiveMachine(RuleBasedStateMachine):
     def insert(self, seq: int, length: int, room: int) -> None:
         data = self.payload(length)
         before = self.ofo.max_end if self.ofo else None
-        joins = bool(self.ofo) and seq == self.ofo.max_end and list(self.ofo)[-1].room >= length
+        joins = self.joined(seq, length, [*self.ofo])
         got = self.ofo.insert(skb(seq, data, room=room))
         self.rmem += got.charge - got.freed
-        if joins:
+        if joins is not None:
             assert (got.accepted, got.charge, got.dsack) == (True, 0, None)
-            left, _, kept = self.model.entries.pop()
-            self.model.entries.append((left, seq + length, kept + data))
+            left, _, kept = self.model.entries[joins]
+            self.model.entries[joins] = (left, seq + length, kept + data)
         else:
             count = len(self.model.entries)
             accepted, dsack = self.model.insert(seq, data)
@@ -122,6 +122,16 @@ class ReceiveMachine(RuleBasedStateMachine):
             assert got.merged == gone
             assert (got.freed > 0) == (gone > (not accepted))
         assert got.highest == (before is None or seq + length > before)
+
+    def joined(self, seq: int, length: int, entries: list[RxSkb]) -> int | None:
+        """The index of the entry into whose room a segment goes: the one before it, if that
+        ends where it starts and does not come to cover the next."""
+        at = sum(entry.seq <= seq for entry in entries) - 1
+        if at < 0 or entries[at].end_seq != seq or entries[at].room < length:
+            return None
+        if at + 1 < len(entries) and seq + length >= entries[at + 1].end_seq:
+            return None
+        return at
 
     @rule(length=st.integers(1, 12))
     def in_order(self, length: int) -> None:
