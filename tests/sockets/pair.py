@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager, contextmanager
 
 import pytest
 import trio
+import trio.testing
 
 import ustack
 from ustack.seeds import Seeds
@@ -63,6 +64,19 @@ async def receive_all(sock: ustack.SocketType) -> bytes:
     while chunk := await sock.recv(65536):
         chunks.append(chunk)
     return b"".join(chunks)
+
+
+async def fill(sock: ustack.SocketType) -> None:
+    """Send until there is no room, here and at the peer."""
+    room = True
+    while room:
+        room = False
+        try:
+            while True:
+                await sock.send(bytes(65536), socket.MSG_DONTWAIT)
+                room = True
+        except BlockingIOError:
+            await trio.testing.wait_all_tasks_blocked()
 
 
 async def settle(seconds: float = 1) -> None:

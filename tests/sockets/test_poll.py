@@ -13,7 +13,7 @@ import trio
 import trio.testing
 
 import ustack
-from tests.sockets.pair import RIGHT, connected, refused, stacks
+from tests.sockets.pair import RIGHT, connected, fill, refused, stacks
 from ustack.socket import (
     EPOLLERR,
     EPOLLET,
@@ -65,19 +65,6 @@ async def meanwhile(call: Callable[[], Awaitable[Any]]) -> AsyncIterator[list[An
         yield done
         await blocked()
         nursery.cancel_scope.cancel()
-
-
-async def fill(sock: ustack.SocketType) -> None:
-    """Send until there is no room, here and at the peer."""
-    room = True
-    while room:
-        room = False
-        try:
-            while True:
-                await sock.send(bytes(65536), MSG_DONTWAIT)
-                room = True
-        except BlockingIOError:
-            await blocked()
 
 
 def watchers(*socks: ustack.SocketType) -> int:
