@@ -135,7 +135,6 @@ def _queue_out_of_order(sk: TcpSock, seg: Segment) -> None:
         sk.data_ready()
         return
     measure_rcv_mss(sk, seg)
-    sk.ack_pending |= ACK_SCHED
     mib.inc("TcpExtTCPOFOQueue")
     sk.rcv_ooopack += seg.segs
     result = sk.ofo_queue.insert(skb)
@@ -148,6 +147,7 @@ def _queue_out_of_order(sk: TcpSock, seg: Segment) -> None:
         _sack(sk, seg)
         if result.accepted:
             grow_window(sk, seg)
+    sk.ack_pending |= ACK_SCHED
     if not sk.dead and sk.parent is None:
         rcvbuf_grow(sk, sk.rcvq_space)
 
