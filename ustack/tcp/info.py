@@ -15,12 +15,15 @@ from ustack.tcp.state import LISTEN
 
 _INFO = Struct("=8B24I4Q6I4Q2I2Q6I2HI")
 
+_U32 = 0xFFFFFFFF  # what counts for long enough wraps
+
 OPT_TIMESTAMPS, OPT_SACK, OPT_WSCALE = 1, 2, 4
 
 
 def tcp_info(sk: TcpSock, now: int) -> bytes:
     """The whole structure, native byte order."""
-    return _INFO.pack(*_head(sk), *_words(sk, now), *_totals(sk, now), *_tail(sk, now))
+    words = [word & _U32 for word in _words(sk, now)]
+    return _INFO.pack(*_head(sk), *words, *_totals(sk, now), *_tail(sk))
 
 
 def _head(sk: TcpSock) -> tuple[int, ...]:
@@ -42,7 +45,7 @@ def _head(sk: TcpSock) -> tuple[int, ...]:
 
 
 def _age_ms(then: int, now: int) -> int:
-    return max(now - then, 0) // MS & 0xFFFFFFFF
+    return max(now - then, 0) // MS
 
 
 def _words(sk: TcpSock, now: int) -> tuple[int, ...]:
@@ -91,12 +94,12 @@ def _totals(sk: TcpSock, now: int) -> tuple[int, ...]:
         sk.max_pacing_rate or unlimited,
         sk.bytes_acked,
         sk.bytes_received,
-        sk.segs_out,
-        sk.segs_in,
+        sk.segs_out & _U32,
+        sk.segs_in & _U32,
         max(sk.write_seq - sk.snd_nxt, 0),
-        0 if min_rtt == NO_RTT else min_rtt,
-        sk.data_segs_in,
-        sk.data_segs_out,
+        0 if min_rtt == NO_RTT else min_rtt & _U32,
+        sk.data_segs_in & _U32,
+        sk.data_segs_out & _U32,
         delivery_rate(sk),
         chrono.total(sk, chrono.BUSY, now),
         chrono.total(sk, chrono.RWND_LIMITED, now),
@@ -104,15 +107,15 @@ def _totals(sk: TcpSock, now: int) -> tuple[int, ...]:
     )
 
 
-def _tail(sk: TcpSock, now: int) -> tuple[int, ...]:
+def _tail(sk: TcpSock) -> tuple[int, ...]:
     return (
-        sk.delivered,
+        sk.delivered & _U32,
         0,
         sk.bytes_sent,
         sk.bytes_retrans,
-        sk.dsack_dups,
-        sk.reord_seen,
-        sk.rcv_ooopack,
+        sk.dsack_dups & _U32,
+        sk.reord_seen & _U32,
+        sk.rcv_ooopack & _U32,
         sk.snd_wnd,
         sk.rcv_wnd,
         0,
