@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import socket
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -26,7 +26,7 @@ from anyio.abc import SocketAttribute
 
 import ustack
 from tests.kernel.ends import UDP, Ends, Near, echo, payload, serve, until
-from tools.testbed import Netns
+from tools.testbed import Bed
 
 pytestmark = pytest.mark.kernel
 NAME = "peer.example"
@@ -213,7 +213,7 @@ class Nginx:
 
 
 @pytest.fixture
-def nginx(unchanged_bed: Netns, tmp_path: Path, tls: Tls) -> Nginx:
+def nginx(bed: Bed, tmp_path: Path, tls: Tls) -> Iterator[Nginx]:
     """Debian's nginx in the kernel's namespace, over HTTP and HTTPS."""
     files = tmp_path / "files"
     files.mkdir()
@@ -224,14 +224,9 @@ def nginx(unchanged_bed: Netns, tmp_path: Path, tls: Tls) -> Nginx:
     tls.cert.private_key_and_cert_chain_pem.write_to_path(tmp_path / "cert.pem")
     (tmp_path / "nginx.conf").write_text(CONFIG.format(dir=tmp_path))
     program = ["nginx", "-p", str(tmp_path), "-c", str(tmp_path / "nginx.conf")]
-    unchanged_bed.start([*program, "-e", str(tmp_path / "error.log")], stderr=None)
-    return Nginx(tmp_path / "access.log", len(data), hashlib.sha256(data).hexdigest())
-
-
-@pytest.fixture
-def unchanged_bed(bed: Any) -> Netns:
-    netns: Netns = bed.far
-    return netns
+    child = bed.far.start([*program, "-e", str(tmp_path / "error.log")])
+    yield Nginx(tmp_path / "access.log", len(data), hashlib.sha256(data).hexdigest())
+    child.terminate()
 
 
 async def until_served(ends: Ends) -> None:

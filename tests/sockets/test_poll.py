@@ -374,6 +374,7 @@ async def test_epoll_refuses(pair: Pair, autojump_clock: Clock) -> None:
         ep.register(7, EPOLLIN)
     with pytest.raises(TypeError):
         ep.modify(a, None)
+    ep.modify(a, EPOLLIN | EPOLLET - (1 << 32))  # EPOLLET as a C int, which select.epoll takes
     ep.unregister(b)
     with refused(errno.EINVAL):
         ep.register(b, EPOLLIN | EPOLLONESHOT | EPOLLEXCLUSIVE)

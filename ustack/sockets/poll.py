@@ -44,6 +44,7 @@ S = TypeVar("S", bound=BaseSocket)
 
 _MAX_EVENTS = 1023  # select.epoll: FD_SETSIZE - 1
 _MASK_MAX = 0xFFFF
+_EVENTS = 0xFFFFFFFF
 
 
 def _ns(timeout: float | None) -> int:
@@ -173,13 +174,13 @@ class Epoll:
     def register(self, sock: BaseSocket, eventmask: int = POLLIN | POLLOUT | POLLPRI) -> None:
         """EPOLL_CTL_ADD."""
         core, sk = self._open(), self._target(sock)
-        core.add(sk, operator.index(eventmask), sock._driver.now())
+        core.add(sk, operator.index(eventmask) & _EVENTS, sock._driver.now())
         self._announce()
 
     def modify(self, sock: BaseSocket, eventmask: int) -> None:
         """EPOLL_CTL_MOD; a socket that EPOLLONESHOT has disabled is enabled again."""
         core, sk = self._open(), self._target(sock)
-        core.modify(sk, operator.index(eventmask), sock._driver.now())
+        core.modify(sk, operator.index(eventmask) & _EVENTS, sock._driver.now())
 
     def unregister(self, sock: BaseSocket) -> None:
         """EPOLL_CTL_DEL."""

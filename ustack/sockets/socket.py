@@ -314,7 +314,7 @@ class SocketType(BaseSocket):
         count = _length(vlen, "recvmmsg", "negative number of messages")
         if timeout is not None and timeout < 0:
             raise error(errno.EINVAL)
-        limit = None if timeout is None else math.ceil(timeout * 1e9)
+        limit = None if timeout is None or timeout == math.inf else math.ceil(timeout * 1e9)
         await trio.lowlevel.checkpoint_if_cancelled()
         sk = self._open()
         if self._receiving and not flags & MSG_ERRQUEUE:
