@@ -136,7 +136,11 @@ class TcpHost:
         self.unhash(sk)
         if not sk.userlocks & BINDPORT_LOCK:
             self.put_port(sk)
+        una, nxt, gap = sk.snd_una, sk.snd_nxt, sk.max_window + 2
+        end = sk.write_seq
         sk.init_connection()
+        # Linux leaves a window's width before the next ISN, which SIOCOUTQ shows
+        sk.snd_una, sk.snd_nxt, sk.write_seq = una, nxt, end + gap
         sk.daddr = b""
         sk.dport = 0
         sk.dst = None
