@@ -25,6 +25,7 @@ from dataclasses import fields
 from typing import Any
 
 from tests.sockets.parity.peer import icmp
+from tests.sockets.parity.wheel import TICK, jiffies_offset
 from tools.testbed import Netns
 from ustack.sock.sysctl import Sysctl
 
@@ -93,6 +94,12 @@ class KernelSut:
 
     def now(self) -> int:
         return time.monotonic_ns()
+
+    def align(self) -> None:
+        """Start where the timer wheel does, as `stack.StackSut.align`."""
+        offset = jiffies_offset()
+        tick = self.now() // TICK + offset
+        time.sleep((((tick | 63) + 1 - offset) * TICK - self.now()) / 1e9)
 
     def ip(self, *commands: str) -> None:
         """Configure the namespace with ip(8)."""

@@ -1,8 +1,10 @@
 """ustack as the system under test: a stack driven by a small synchronous loop.
 
-The peer is the stack's device. Timers are rounded as the kernel rounds them (`hz`). Time
-passes only in `pump`: in real time by default, or, with a `VirtualClock`, as fast as
-there is something to do.
+The peer is the stack's device. Time passes only in `pump`: in real time by default, or,
+with a `VirtualClock`, as fast as there is something to do.
+
+Timers fire when the kernel's would: the stack rounds them to ticks (`hz`), and the loop
+here is late as the kernel's timer wheel is (`Wheel`).
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ from collections.abc import Callable, Generator
 from ipaddress import ip_address
 from typing import Any
 
+from tests.sockets.parity.wheel import HZ, TICK, Wheel, jiffies_offset
 from ustack.link.gso import SoftwareGso
 from ustack.link.loopback import Loopback
 from ustack.seeds import Seeds
@@ -28,7 +31,6 @@ from ustack.tcp.sock import TcpSock
 from ustack.tcp.state import CLOSE, SYN_SENT
 from ustack.wire.packet import TAKEN, Frame, Packet
 
-HZ = 250
 _ANCILLARY = 1024
 _EBADF, _ENOTCONN, _EINVAL = 9, 107, 22
 
@@ -92,8 +94,14 @@ class StackSut:
         self.dev = SoftwareGso(self.raw)
         self.stack.add_device(self.dev)
         self.add_address(local + ("/64" if v6 else "/24"))
+        self.wheel = Wheel(jiffies_offset() if clock is None else 0)
         self.runnable: list[StackCall] = []
         self.calls: list[StackCall] = []
+
+    def align(self) -> None:
+        """Start where the kernel's timer wheel does (`jiffies` a multiple of 64)."""
+        tick = self.now() // TICK + self.wheel.offset
+        self.clock.sleep_until(((tick | 63) + 1 - self.wheel.offset) * TICK)
 
     def add_address(self, cidr: str) -> None:
         self.stack.add_address(self.dev, cidr)
@@ -109,7 +117,7 @@ class StackSut:
     def enter(self) -> int:
         """Before every event: what is due comes first."""
         now = self.now()
-        if self.stack.next_timeout() <= now:
+        if self.wheel.next() <= now:
             self.stack.handle_timeout(now)
             self.settle()
         return now
@@ -122,6 +130,7 @@ class StackSut:
                 stack.run_softirq(self.now())
             while self.runnable:
                 self.runnable.pop(0).resume()
+        self.wheel.note(stack.deadlines, self.now())
 
     def pump(self, until: int, out: Callable[[bytes, int], None]) -> None:
         """Let time pass until `until`; `out` gets each packet and when it was read."""
@@ -135,7 +144,7 @@ class StackSut:
             if now >= until:
                 return
             deadlines = [call.deadline for call in self.calls]
-            self.clock.sleep_until(min(until, self.stack.next_timeout(), *deadlines, NEVER))
+            self.clock.sleep_until(min(until, self.wheel.next(), *deadlines, NEVER))
 
     def _take(self) -> list[bytes]:
         sent, self.raw.sent = self.raw.sent, []
@@ -277,6 +286,7 @@ class StackCall:
         self.sut = sock.sut
         self.outcome: tuple[int, Any] | None = None
         self.wait: Wait | None = None
+        self.waits_since = 0
         sock.blocking = True
         try:
             self._finish(call(sock))
@@ -307,6 +317,7 @@ class StackCall:
             self._finish(why)
         else:
             self.wait.queue.add(self)
+            self.waits_since = self.sut.now()
 
     def _shown(self, value: Any) -> Any:
         if isinstance(value, RecvMsg):
@@ -327,4 +338,4 @@ class StackCall:
     def deadline(self) -> int:
         if self.wait is None or self.wait.deadline is None:
             return NEVER
-        return self.wait.deadline
+        return self.sut.wheel.expiry(self.wait.deadline, self.waits_since)

@@ -141,5 +141,3 @@ def test_charge_identity_is_checked():
 
     with pytest.raises(AssertionError):
         charge(Script(), Off())
-
-

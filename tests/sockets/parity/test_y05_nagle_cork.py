@@ -16,29 +16,73 @@ PATTERNS = {
     "nagle-small": [("send", 10), ("send", 10), ("send", 10), ("ack",), ("send", 5), ("ack",)],
     "minshall": [("send", 1460), ("send", 10), ("send", 10), ("ack",), ("ack",)],
     "minshall-2930": [("send", 2930), ("send", 2930), ("ack",), ("ack",)],
-    "minshall-after-full": [("send", 5), ("send", 1460), ("send", 1460), ("send", 3), ("ack",),
-                            ("ack",)],  # fmt: skip
+    "minshall-after-full": [
+        ("send", 5),
+        ("send", 1460),
+        ("send", 1460),
+        ("send", 3),
+        ("ack",),
+        ("ack",),
+    ],
     "nodelay": [("set", NODELAY, 1), ("send", 10), ("send", 10), ("send", 1500), ("ack",)],
-    "nodelay-late": [("send", 10), ("send", 10), ("set", NODELAY, 1), ("send", 7), ("ack",),
-                     ("set", NODELAY, 0), ("send", 3), ("send", 3), ("ack",)],  # fmt: skip
+    "nodelay-late": [
+        ("send", 10),
+        ("send", 10),
+        ("set", NODELAY, 1),
+        ("send", 7),
+        ("ack",),
+        ("set", NODELAY, 0),
+        ("send", 3),
+        ("send", 3),
+        ("ack",),
+    ],
     "cork": [("set", CORK, 1), ("send", 100), ("send", 100), ("set", CORK, 0), ("ack",)],
     "cork-3000": [("set", CORK, 1), ("send", 3000), ("ack",), ("set", CORK, 0), ("ack",)],
-    "cork-nodelay": [("set", CORK, 1), ("send", 100), ("set", NODELAY, 1), ("send", 50),
-                     ("set", CORK, 0), ("ack",)],  # fmt: skip
-    "nodelay-cork": [("set", NODELAY, 1), ("set", CORK, 1), ("send", 100), ("set", NODELAY, 1),
-                     ("send", 60), ("set", CORK, 0), ("ack",)],  # fmt: skip
+    "cork-nodelay": [
+        ("set", CORK, 1),
+        ("send", 100),
+        ("set", NODELAY, 1),
+        ("send", 50),
+        ("set", CORK, 0),
+        ("ack",),
+    ],
+    "nodelay-cork": [
+        ("set", NODELAY, 1),
+        ("set", CORK, 1),
+        ("send", 100),
+        ("set", NODELAY, 1),
+        ("send", 60),
+        ("set", CORK, 0),
+        ("ack",),
+    ],
     "more": [("send", 10, MSG_MORE), ("send", 10, MSG_MORE), ("send", 10), ("ack",)],
     "more-zero": [("send", 10, MSG_MORE), ("send", 0), ("send", 1), ("ack",)],
-    "more-full": [("send", 2000, MSG_MORE), ("ack",), ("send", 1000, MSG_MORE), ("ack",),
-                  ("send", 1), ("ack",)],  # fmt: skip
+    "more-full": [
+        ("send", 2000, MSG_MORE),
+        ("ack",),
+        ("send", 1000, MSG_MORE),
+        ("ack",),
+        ("send", 1),
+        ("ack",),
+    ],
     "more-nodelay": [("set", NODELAY, 1), ("send", 10, MSG_MORE), ("send", 10), ("ack",)],
     "more-in-flight": [("send", 1460), ("send", 10, MSG_MORE), ("ack",), ("send", 5), ("ack",)],
     "eor": [("set", CORK, 1), ("send", 100, MSG_EOR), ("send", 100), ("set", CORK, 0), ("ack",)],
-    "eor-plain": [("send", 1460), ("send", 10, MSG_EOR), ("send", 10, MSG_EOR), ("send", 10),
-                  ("ack",), ("ack",)],  # fmt: skip
-    "eor-more": [("send", 100, MSG_EOR | MSG_MORE), ("send", 100, MSG_MORE), ("send", 10),
-                 ("ack",)],  # fmt: skip
-}  # fmt: skip
+    "eor-plain": [
+        ("send", 1460),
+        ("send", 10, MSG_EOR),
+        ("send", 10, MSG_EOR),
+        ("send", 10),
+        ("ack",),
+        ("ack",),
+    ],
+    "eor-more": [
+        ("send", 100, MSG_EOR | MSG_MORE),
+        ("send", 100, MSG_MORE),
+        ("send", 10),
+        ("ack",),
+    ],
+}
 
 
 @parity("A-20", "A-22", "A-23", "A-24", "A-25", "A-28", cases=PATTERNS)

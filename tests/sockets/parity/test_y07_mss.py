@@ -85,7 +85,7 @@ def test_entry_size(t, case):
 def test_huge_mtu(t):
     """The first window of a device with a 64 KiB MTU, and the mss that follows from it."""
     t.rule("A-44")
-    s, f = t.connected(mss=65495 - 20 * t.v6, window=65483, wscale=10, ts=True, sack=True)
+    s, _f = t.connected(mss=65495 - 20 * t.v6, window=65483, wscale=10, ts=True, sack=True)
     s.get(SOL_TCP, socket.TCP_MAXSEG)
     s.info("snd_mss", "advmss", "rcv_mss")
     s.set(SOL_SOCKET, socket.SO_SNDBUF, 1000000)

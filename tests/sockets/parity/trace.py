@@ -4,7 +4,9 @@ A trace is a list of events in the order of the script: calls with their normali
 results, segments that the peer injected, and for each interval that the script let pass
 the packets that the system under test emitted in it. Since the script is the same, two
 traces must have the same events. Times within an interval may differ by max(12 ms, 4 %):
-the kernel's timers move in ticks of 4 ms and may be two of them late.
+the kernel's timers move in ticks of 4 ms and may be two of them late. What comes late in
+a run may also differ by one step of the timer wheel (`stack.Wheel`): 8 ticks for timers
+of 63 ticks and more, 64 for those of 504 and more.
 """
 
 from __future__ import annotations
@@ -13,6 +15,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 SLACK_MS, SLACK = 12.0, 0.04
+AT_ONCE_MS = 25.0  # what comes sooner waited for no timer of the coarser levels
+WHEEL_MS = ((63 * 4, 8 * 4), (504 * 4, 64 * 4))
 
 
 @dataclass
@@ -31,7 +35,13 @@ class Event:
             return False
         if self.since is None or other.since is None:
             return True
-        return abs(self.since - other.since) <= max(SLACK_MS, SLACK * max(self.since, other.since))
+        return abs(self.since - other.since) <= self._slack(max(self.since, other.since))
+
+    def _slack(self, since: float) -> float:
+        slack = max(SLACK_MS, SLACK * since)
+        if since < AT_ONCE_MS:
+            return slack
+        return max(slack, *(step for least, step in WHEEL_MS if self.at >= least), 0)
 
     def __str__(self) -> str:
         sign = {"wire": "<", "peer": ">", "call": " ", "done": "*", "rule": "#", "run": "."}

@@ -142,7 +142,7 @@ class Trial:
             if syn and flow.port == dport and flow.sport is None:
                 flow.sport = sport
                 return flow
-        return None
+        return self.flow(dport, sport=sport) if syn else None
 
     def inject(self, packet: bytes, text: str) -> None:
         self.event("peer", text)
@@ -463,6 +463,7 @@ def play(
     else:
         clock = VirtualClock() if backend == "virtual" else None
         sut = StackSut(v6, local, settings, mtu, clock)
+    sut.align()
     trial = Trial(sut, v6)
     try:
         body(trial) if case is None else body(trial, case)
