@@ -202,12 +202,14 @@ _begun = st.lists(_add, max_size=6)
 _programs = st.builds(list.__add__, _begun, st.lists(_step, max_size=25))
 
 ET_IN = names.EPOLLIN | names.EPOLLET
+ET_OUT = names.EPOLLOUT | names.EPOLLET
 
 
-@settings(max_examples=150)
+@settings(max_examples=max(150, settings.default.max_examples))
 @given(_programs)
 @example([("add", 2, SERVER, ET_IN), ("send", CLIENT, b"x"), ("wait", 2, 1), ("wait", 2, 1)])
 @example([("add", 2, SERVER, ET_IN), *[("send", CLIENT, b"x"), ("wait", 2, 1)] * 2])
+@example([("add", 2, SERVER, ET_OUT), ("wait", 2, 1), ("send", CLIENT, b"x"), ("wait", 2, 1)])
 @example([("add", 0, LISTENER, 1), ("connect", FRESH), ("wait", 0, 1), ("wait", 0, 1)])
 def test_programs(program: list[tuple[Any, ...]]) -> None:
     # A closed socket's number is gone: the kernel's poll can only be asked about open ones.

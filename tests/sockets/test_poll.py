@@ -308,6 +308,15 @@ async def test_one_event_wakes_one_of_the_tasks_that_wait(
         assert second == [[(b, EPOLLIN)]]
 
 
+async def test_what_stays_ready_wakes_the_next_task_too(pair: Pair, autojump_clock: Clock) -> None:
+    a, b = pair
+    with ustack.Epoll() as ep:
+        ep.register(b, EPOLLIN)
+        async with meanwhile(ep.poll) as first, meanwhile(ep.poll) as second:
+            await a.send(b"x")
+        assert first == second == [[(b, EPOLLIN)]]
+
+
 async def test_a_cancelled_waiter_passes_the_event_on(pair: Pair, autojump_clock: Clock) -> None:
     a, b = pair
     with ustack.Epoll() as ep:
