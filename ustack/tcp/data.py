@@ -43,11 +43,11 @@ def data_queue(sk: TcpSock, seg: Segment) -> None:
         return
     if seg.end_seq <= rcv_nxt:
         sk.net.mib.inc("TcpExtDelayedACKLost")
-        sk.net.mib.drop("TCP_OLD_DATA")
+        sk.drop("TCP_OLD_DATA")
         dsack_set(sk, seg.seq, seg.end_seq)
         _out_of_window(sk)
     elif seg.seq >= rcv_nxt + sk.cur_win:
-        sk.net.mib.drop("TCP_OVERWINDOW")
+        sk.drop("TCP_OVERWINDOW")
         _out_of_window(sk)
     elif seg.seq < rcv_nxt:
         dsack_set(sk, seg.seq, rcv_nxt)
@@ -62,7 +62,7 @@ def data_queue(sk: TcpSock, seg: Segment) -> None:
 def _zero_window_drop(sk: TcpSock, seg: Segment) -> None:
     """The peer ignores that our window is closed (rule B-35)."""
     sk.net.mib.inc("TcpExtTCPZeroWindowDrop")
-    sk.net.mib.drop("TCP_ZEROWINDOW")
+    sk.drop("TCP_ZEROWINDOW")
     _out_of_window(sk)
 
 
@@ -80,7 +80,7 @@ def _queue_in_order(sk: TcpSock, seg: Segment) -> None:
         sk.data_ready()  # let the reader make room
         if sk.receive_queue and seg.len:
             sk.net.mib.inc("TcpExtTCPRcvQDrop")
-            sk.net.mib.drop("PROTO_MEM")
+            sk.drop("PROTO_MEM")
             return
     sk.rmem_alloc += sk.receive_queue.append(skb)
     sk.bytes_received += seg.end_seq - sk.rcv_nxt
@@ -113,8 +113,10 @@ def data_ready(sk: TcpSock) -> None:
 
 def _merge_out_of_order(sk: TcpSock, now: int) -> None:
     """Move what rcv_nxt has reached into the receive queue (`tcp_ofo_queue`)."""
+    before = len(sk.ofo_queue)
     ready, dropped, dsack = sk.ofo_queue.pop_ready(sk.rcv_nxt)
     sk.rmem_alloc -= dropped
+    sk.drops += before - len(sk.ofo_queue) - len(ready)
     if dsack is not None and sk.sack_ok and sk.net.sysctl.tcp_dsack:
         sk.sacks.dsack_extend(*dsack)
     for skb in ready:
@@ -131,7 +133,7 @@ def _queue_out_of_order(sk: TcpSock, seg: Segment) -> None:
     skb = seg.rx_skb()
     if sk.rmem_alloc > sk.rcvbuf and not rmem_schedule(sk, seg.seq, False):
         mib.inc("TcpExtTCPOFODrop")
-        mib.drop("PROTO_MEM")
+        sk.drop("PROTO_MEM")
         sk.data_ready()
         return
     measure_rcv_mss(sk, seg)
@@ -141,6 +143,7 @@ def _queue_out_of_order(sk: TcpSock, seg: Segment) -> None:
     sk.rmem_alloc += result.charge - result.freed
     if result.merged:
         mib.inc("TcpExtTCPOFOMerge", result.merged)
+        sk.drops += result.merged
     if result.dsack is not None:
         dsack_set(sk, *result.dsack)
     if sk.sack_ok:

@@ -33,7 +33,6 @@ from ustack.tcp.segment import Segment
 from ustack.tcp.sock import TcpSock
 from ustack.tcp.state import (
     CLOSE,
-    CLOSE_WAIT,
     CLOSING,
     ESTABLISHED,
     FIN_WAIT1,
@@ -66,12 +65,12 @@ def rcv(sk: TcpSock, seg: Segment) -> bool:
 def _established(sk: TcpSock, seg: Segment) -> bool:
     if not _is_next(sk, seg):
         if not seg.flags & (ACK | RST | SYN):
-            sk.net.mib.drop("TCP_FLAGS")
+            sk.drop("TCP_FLAGS")
             return True
         if not _validated(sk, seg):
             return True
     if tcp_ack(sk, seg) == ACK_REJECTED:
-        sk.net.mib.drop("TCP_UNSENT_ACK")
+        sk.drop("TCP_UNSENT_ACK")
         return True
     _process_text(sk, seg)
     return True
@@ -128,12 +127,12 @@ def data_snd_check(sk: TcpSock, now: int) -> None:
 def _state_process(sk: TcpSock, seg: Segment) -> bool:
     """Every state but ESTABLISHED (`tcp_rcv_state_process`)."""
     if sk.state == CLOSE:
-        sk.net.mib.drop("TCP_CLOSE")
+        sk.drop("TCP_CLOSE")
         return False
     if sk.state == SYN_SENT:
         return synsent_input(sk, seg, data_snd_check)
     if not seg.flags & (ACK | RST | SYN):
-        sk.net.mib.drop("TCP_FLAGS")
+        sk.drop("TCP_FLAGS")
         return True
     if not _validated(sk, seg):
         return True
@@ -145,7 +144,7 @@ def _state_process(sk: TcpSock, seg: Segment) -> bool:
         if sk.shutdown & SEND_SHUTDOWN:
             shutdown_send(sk, seg.now)
     elif tcp_ack(sk, seg) == ACK_REJECTED:
-        sk.net.mib.drop("TCP_UNSENT_ACK")
+        sk.drop("TCP_UNSENT_ACK")
         return True
     elif sk.snd_una == sk.write_seq:
         verdict = _all_acked(sk, seg)

@@ -71,17 +71,15 @@ def select_window(sk: TcpSock) -> int:
     cur_win = sk.rcv_wup + old - sk.rcv_nxt
     if win < cur_win:
         win = window.offered_window(win, cur_win, sk.rcv_wscale, sk.net.sysctl.tcp_shrink_window)
-    limit = 65535 << sk.rcv_wscale
-    if win > limit:
-        win = limit
-    sk.rcv_wnd = win
+    sk.rcv_wnd = win  # what is accepted may be more than the field can say
     sk.rcv_wup = sk.rcv_nxt
     if not win:
         if old:
             sk.net.mib.inc("TcpExtTCPToZeroWindowAdv")
     elif not old:
         sk.net.mib.inc("TcpExtTCPFromZeroWindowAdv")
-    return win >> sk.rcv_wscale
+    win >>= sk.rcv_wscale
+    return win if win < 65535 else 65535
 
 
 def init_window(sk: TcpSock, mss: int, wscale_ok: bool) -> None:
@@ -250,11 +248,13 @@ def _prune_ofo(sk: TcpSock, seq: int) -> bool:
     """Give up out-of-order data, the highest first; what we SACKed is then forgotten."""
     if not sk.ofo_queue:
         return False
+    before = len(sk.ofo_queue)
     freed = sk.ofo_queue.prune(seq, sk.rcvbuf >> 3)
     if not freed:
         return False
     sk.rmem_alloc -= freed
     sk.net.mib.inc("TcpExtOfoPruned")
+    sk.drops += before - len(sk.ofo_queue)
     if sk.sack_ok:
         sk.sacks.reset()
     return True

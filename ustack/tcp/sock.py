@@ -294,6 +294,12 @@ class TcpSock(Sock):
     def handle_timeout(self, now: int) -> None:
         self.host.handle_timers(self, now)
 
+    def drop(self, reason: str) -> None:
+        """A segment of this connection is dropped, for a reason of the kernel's
+        (`tcp_drop_reason`); SO_MEMINFO counts it."""
+        self.drops += 1
+        self.net.mib.drop(reason)
+
     # -- buffers -----------------------------------------------------------------------
 
     def on_sndbuf_changed(self, now: int) -> None:

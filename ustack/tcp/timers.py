@@ -21,6 +21,7 @@ from ustack.tcp.sock import (
     PENDING_PROBE0,
     PENDING_REO,
     PENDING_RETRANS,
+    SEC,
     T_DELACK,
     T_RETRANS,
     TCP_ATO_MIN,
@@ -126,6 +127,16 @@ def check_probe_timer(sk: TcpSock, now: int) -> None:
         reset_xmit_timer(sk, PENDING_PROBE0, now + probe0_base(sk))
 
 
+def delack_max(sk: TcpSock) -> int:
+    """A delayed ACK comes before the peer's shortest RTO, by a tick where there are any
+    (`tcp_delack_max`)."""
+    sysctl = sk.net.sysctl
+    longest = sysctl.tcp_rto_min_us * 1000
+    if sysctl.hz:
+        longest -= SEC // sysctl.hz
+    return longest if longest < TCP_DELACK_MAX else TCP_DELACK_MAX
+
+
 def send_delayed_ack(sk: TcpSock, now: int, ack_now: bool = False) -> bool:
     """Schedule the delayed ACK; true if it should rather be sent at once (rule B-53)."""
     ato = sk.ato
@@ -136,7 +147,7 @@ def send_delayed_ack(sk: TcpSock, now: int, ack_now: bool = False) -> bool:
         if sk.rtt.srtt_us:
             longest = min(longest, max((sk.rtt.srtt_us >> 3) * 1000, TCP_ATO_MIN))
         ato = min(ato, longest)
-    at = now + (ato if ato < TCP_DELACK_MAX else TCP_DELACK_MAX)
+    at = now + min(ato, delack_max(sk))
     if sk.ack_pending & ACK_TIMER:
         pending_at = sk.timers[T_DELACK]
         if pending_at <= now + (ato >> 2):

@@ -105,7 +105,7 @@ def _answers_our_syn(sk: TcpSock, seg: Segment) -> bool:
 def _syn_challenge(sk: TcpSock, seg: Segment) -> int:
     """A SYN into a connection: the peer may have restarted, or somebody tries (C-23)."""
     sk.net.mib.inc("TcpExtTCPSYNChallenge")
-    sk.net.mib.drop("TCP_INVALID_SYN")
+    sk.drop("TCP_INVALID_SYN")
     send_challenge_ack(sk, seg.now)
     return DROP
 
@@ -114,7 +114,7 @@ def _from_the_past(sk: TcpSock, seg: Segment, reason: str) -> int:
     """PAWS says no."""
     if seg.flags & SYN:
         return _syn_challenge(sk, seg)
-    sk.net.mib.drop(reason)
+    sk.drop(reason)
     if reason == "TCP_RFC7323_PAWS_ACK":
         sk.net.mib.inc("TcpExtPAWSOldAck")
         return DROP
@@ -128,11 +128,11 @@ def _out_of_sequence(sk: TcpSock, seg: Segment, reason: str) -> int:
     if seg.flags & RST:
         if _reset_check(sk, seg):
             return RESET
-        sk.net.mib.drop(reason)
+        sk.drop(reason)
         return DROP
     if seg.flags & SYN:
         return _syn_challenge(sk, seg)
-    sk.net.mib.drop(reason)
+    sk.drop(reason)
     if reason != "TCP_OLD_SEQUENCE":
         sk.net.mib.inc("TcpExtBeyondWindow")
     if not oow_rate_limited(sk, seg, "TcpExtTCPACKSkippedSeq"):
@@ -147,7 +147,7 @@ def _rst(sk: TcpSock, seg: Segment) -> int:
     if sk.sacks.num_sacks and seg.seq == sk.sacks.right_edge:
         return RESET
     send_challenge_ack(sk, seg.now)
-    sk.net.mib.drop("TCP_RESET")
+    sk.drop("TCP_RESET")
     return DROP
 
 
