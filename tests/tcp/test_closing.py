@@ -38,6 +38,7 @@ def linger(seconds: int, on: int = 1) -> bytes:
 def assert_empty(b: Bench) -> None:
     host = b.stack.tcp
     assert not host.established
+    assert not host.orphans
     assert not host.listeners
     assert host.catch_all is None
     assert host.tw_count == 0
@@ -181,6 +182,24 @@ def test_a76_an_orphan_gives_up_on_a_closed_window():
     b.close()
     for _ in range(40):
         b.run(120_000)
+    assert_empty(b)
+
+
+def test_a76_orphans_are_bounded():
+    b = Bench.listening(tcp_max_orphans=3)
+    listener = b.sk
+    for port in range(1001, 1006):
+        b.inject("S", seq=0, sport=port, options=b.peer_syn_options())
+        b.inject("A", seq=1, ack=1, sport=port)
+        b.sk = listener
+        b.accept()
+        b.close()
+    assert len(b.stack.tcp.orphans) == 3
+    assert [s.dport for s in b.take() if s.flags == "RA"] == [1004, 1005]
+    assert b.stack.mib["TcpExtTCPAbortOnMemory"] == 2
+    b.sk = listener
+    b.close()
+    b.run(4_000_000)
     assert_empty(b)
 
 

@@ -56,6 +56,7 @@ class TcpHost:
         self.listeners: dict[int, list[TcpSock]] = {}
         self.catch_all: TcpSock | None = None
         self.tw_count = 0
+        self.orphans: dict[TcpSock, None] = {}  # connections whose socket has been closed
         self.congestion_controls = registry()
         self.prot = TcpProto()
         self.ack_sample = AckSample()  # filled anew for each ACK: no ACK is within another

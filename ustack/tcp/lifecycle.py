@@ -101,6 +101,7 @@ def destroy(sk: TcpSock, now: int) -> None:
     write_queue_purge(sk, now)
     receive_purge(sk)
     error_queue.purge(sk)
+    sk.host.orphans.pop(sk, None)
     sk.host.put_port(sk)
     sk.net.deadlines.forget(sk)
 
@@ -275,10 +276,21 @@ def _orphan(sk: TcpSock, now: int) -> None:
             sk.net.mib.inc("TcpExtTCPAbortOnLinger")
         else:
             orphan_fin_wait2(sk, now)
-            return
+    if sk.state != CLOSE and not _may_live_on(sk):
+        send_active_reset(sk, now)
+        set_state(sk, CLOSE)
+        sk.net.mib.inc("TcpExtTCPAbortOnMemory")
     if sk.state == CLOSE:
         clear_xmit_timers(sk)
         destroy(sk, now)
+
+
+def _may_live_on(sk: TcpSock) -> bool:
+    """Connections without an owner are counted: a peer that does not answer could
+    make any number of them (`tcp_check_oom`)."""
+    orphans = sk.host.orphans
+    orphans[sk] = None
+    return len(orphans) <= sk.net.sysctl.tcp_max_orphans
 
 
 def fin_time(sk: TcpSock) -> int:
