@@ -21,6 +21,7 @@ from ustack.sock.addr import MAPPED_PREFIX
 from ustack.sock.sock import AF_INET, AF_INET6, SOCK_STREAM
 from ustack.tcp.listen import Request, listen_any
 from ustack.tcp.state import CLOSE, ESTABLISHED, LISTEN, SYN_RECV, SYN_SENT
+from ustack.wire.packet import TAKEN
 from ustack.wire.tcp import syn_options
 
 ISNS = (0, 2**31 - 1, 2**32 - 1)
@@ -873,7 +874,7 @@ def test_catch_all_unreachable():
     c = CatchAll()
     c.syn()
     frames = []
-    c.b.dev.xmit = frames.append
+    c.b.dev.xmit = lambda packet: frames.append(packet) or TAKEN
     c.asked[0].unreachable(1, c.b.now)
     assert [(p.header + b"".join(p.payload))[20:22] for p in frames] == [b"\3\1"]
     assert not c.b.stack.tcp.established
