@@ -29,6 +29,7 @@ class Owner:
     saddr: bytes = A
     daddr: bytes = B
     dport: int = 80
+    port_range: int = 0
 
 
 def table(kind: int = IPPROTO_TCP, low: int = 32768, high: int = 60999) -> PortTable:

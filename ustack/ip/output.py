@@ -461,9 +461,10 @@ class IpOutput(Net):
 
 def _completed(header: bytes, payload: Sequence[Buffer], csum_offset: int) -> memoryview:
     """A transport packet as one buffer with its checksum complete (Linux:
-    `skb_checksum_help`). A zero field stays zero: sent without a checksum."""
+    `skb_checksum_help`). A zero field stays zero: sent without a checksum. An offset of 0:
+    it is complete."""
     data = bytearray().join((header, *payload))
     view = memoryview(data)
-    if data[csum_offset] or data[csum_offset + 1]:
+    if csum_offset and (data[csum_offset] or data[csum_offset + 1]):
         _H.pack_into(data, csum_offset, checksum(view) or 0xFFFF)
     return view

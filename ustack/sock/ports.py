@@ -63,7 +63,15 @@ class PortOwner(Protocol):
     def listening(self) -> bool: ...
 
 
-class PortClient(PortOwner, Protocol):
+class PortSeeker(PortOwner, Protocol):
+    """A socket that wants a port. `port_range`: IP_LOCAL_PORT_RANGE, high << 16 | low, each 0
+    where the host's own bound holds."""
+
+    @property
+    def port_range(self) -> int: ...
+
+
+class PortClient(PortSeeker, Protocol):
     """A socket about to connect: its 4-tuple, but for the port, is known."""
 
     @property
@@ -135,7 +143,7 @@ class PortTable:
 
     # -- bind -------------------------------------------------------------------------
 
-    def bind(self, sk: PortOwner, addr: bytes, port: int) -> None:
+    def bind(self, sk: PortSeeker, addr: bytes, port: int) -> None:
         """Give `port` (0: any) at `addr` (b"" is the wildcard) to `sk`: sets `sport` and
         `rcv_saddr`, or raises EADDRINUSE or EACCES and changes neither."""
         if port and port < self._net.sysctl.ip_unprivileged_port_start:
@@ -203,9 +211,20 @@ class PortTable:
             return True
         return sk.reuseport and other.reuseport
 
-    def _open_port(self, sk: PortOwner) -> int:
-        """A port for bind to port 0, 0 if there is none."""
+    def _range(self, sk: PortSeeker) -> tuple[int, int]:
+        """The ports to choose from: the socket's bounds where they are within the host's
+        (Linux: `inet_sk_get_local_port_range`)."""
         low, high = self._net.sysctl.ip_local_port_range
+        wanted = sk.port_range
+        if wanted:
+            first, last = wanted & 0xFFFF, wanted >> 16
+            low = first if low <= first <= high else low
+            high = last if low <= last <= high else high
+        return low, high
+
+    def _open_port(self, sk: PortSeeker) -> int:
+        """A port for bind to port 0, 0 if there is none."""
+        low, high = self._range(sk)
         if self._udp:
             return self._udp_open_port(sk, low, high + 1 - low)
         if not sk.reuse:
@@ -244,9 +263,9 @@ class PortTable:
         `is_unique(port)`: no other socket has the 4-tuple that `sk` would get with it.
         EADDRNOTAVAIL if there is none.
         """
-        low, high = self._net.sysctl.ip_local_port_range
+        low, high = self._range(sk)
         remaining = high + 1 - low
-        if remaining > 1:
+        if remaining > 1 and not sk.port_range:
             remaining &= ~1
         index, base = self._hashed_start(sk)
         offset = (base + self._perturb[index]) % remaining & ~1

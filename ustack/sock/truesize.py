@@ -14,6 +14,10 @@ dropped, SO_MEMINFO) depends on the charge, so it is computed as on Linux 6.18, 
 
 from __future__ import annotations
 
+from errno import EMSGSIZE
+
+from ustack.sock.errors import error
+
 TX_OVERHEAD = 832  # a descriptor and a small head
 
 _DESCRIPTOR = 256
@@ -21,6 +25,7 @@ _SMALL_LIMIT = 256 - 64  # largest IP length in a small head
 _HEAD_AND_TAIL = 64 + 320
 _LINEAR_LIMIT = 16_000  # largest IP length in one buffer (Linux: SKB_MAX_ALLOC)
 _UDP_HEADERS = 28
+_IP6_HEADER, _FRAGMENT_HEADER = 40, 8
 _MERGED_HEADERS = 40  # the least that IP and TCP headers take off a merged frame's pages
 
 
@@ -30,6 +35,23 @@ def rx_truesize(ip_len: int, gso_size: int = 0) -> int:
     if gso_size:
         return TX_OVERHEAD + (ip_len - _MERGED_HEADERS + 4095 & ~4095)
     return TX_OVERHEAD if ip_len <= _SMALL_LIMIT else tx_truesize(ip_len)
+
+
+def datagram_truesize(hlen: int, length: int, mtu: int) -> tuple[int, int]:
+    """(charge of a datagram, charge of all its fragments but the last): `length` bytes behind
+    IP headers of `hlen` bytes. EMSGSIZE if `mtu` has no room for a fragment."""
+    if hlen + length <= mtu:
+        return tx_truesize(hlen + length), 0
+    if hlen == _IP6_HEADER:
+        hlen += _FRAGMENT_HEADER
+    piece = mtu - hlen & ~7
+    if piece <= 0:
+        raise error(EMSGSIZE)
+    full, last = divmod(length, piece)
+    if not last:
+        full, last = full - 1, piece
+    before = full * tx_truesize(hlen + piece)
+    return before + tx_truesize(hlen + last), before
 
 
 def tx_truesize(ip_len: int) -> int:

@@ -11,11 +11,10 @@ Sources: Linux `__ip_append_data`, `sock_alloc_send_pskb`, `ip_make_skb`, `udp_s
 
 from __future__ import annotations
 
-from errno import EINVAL, EMSGSIZE, ENOBUFS, EPIPE
+from errno import EINVAL, EMSGSIZE, ENOBUFS
 from struct import Struct
 
-from ustack.sock import notify
-from ustack.sock.deadlines import NEVER
+from ustack.sock import datagram, notify
 from ustack.sock.dst import Dst
 from ustack.sock.error_queue import queue_local
 from ustack.sock.errors import error
@@ -26,10 +25,9 @@ from ustack.sock.sock import (
     PMTUDISC_PROBE,
     PMTUDISC_WANT,
     SEND_SHUTDOWN,
-    would_block,
 )
-from ustack.sock.truesize import rx_truesize, tx_truesize
-from ustack.sock.wait import Op, Wait
+from ustack.sock.truesize import datagram_truesize, rx_truesize, tx_truesize
+from ustack.sock.wait import Op
 from ustack.udp.sock import Cork, UdpSock
 from ustack.wire.packet import DROPPED, IPPROTO_UDP, Buffer
 
@@ -92,21 +90,9 @@ def charges(pending: Cork, length: int, mtu: int, gso_size: int) -> tuple[int, i
     """(charge of the datagram, charge of all its fragments but the last)."""
     v6 = len(pending.daddr) == 16
     hlen = IP6_HLEN if v6 else IP4_HLEN
-    total = hlen + HEADER_LEN + length
     if gso_size:
-        return rx_truesize(total, gso_size), 0
-    if total <= mtu:
-        return tx_truesize(total), 0
-    if v6:
-        hlen += FRAG6_HLEN
-    piece = mtu - hlen & ~7
-    if piece <= 0:
-        raise error(EMSGSIZE)
-    full, last = divmod(HEADER_LEN + length, piece)
-    if not last:
-        full, last = full - 1, piece
-    before = full * tx_truesize(hlen + piece)
-    return before + tx_truesize(hlen + last), before
+        return rx_truesize(hlen + HEADER_LEN + length, gso_size), 0
+    return datagram_truesize(hlen, HEADER_LEN + length, mtu)
 
 
 # -- room and departure --------------------------------------------------------------------
@@ -132,26 +118,20 @@ def send_at_once(sk: UdpSock, pending: Cork, data: Buffer, flags: int, now: int)
 def has_room(sk: UdpSock, timeo: int) -> bool:
     """May a datagram start? Raises what a sender must be told first, and EAGAIN if it is
     not to wait (Linux: `sock_alloc_send_pskb`)."""
-    sk.raise_pending()
-    if sk.shutdown & SEND_SHUTDOWN:
-        raise error(EPIPE)
-    if sk.wmem_alloc < sk.sndbuf:
-        return True
-    sk.nospace = True
-    if not timeo:
+    try:
+        return datagram.has_room(sk, timeo)
+    except BlockingIOError:
         count_sndbuf_error(sk)
-        raise would_block()
-    return False
+        raise
 
 
 def wait_for_room(sk: UdpSock, timeo: int, now: int) -> Op[int]:
     """Wait until a datagram may start; ends with the time."""
-    deadline = None if timeo >= NEVER else now + timeo
-    while True:
-        now = yield Wait(sk.wait_queue, deadline)
-        left = timeo if deadline is None else max(deadline - now, 0)
-        if has_room(sk, left):
-            return now
+    try:
+        return (yield from datagram.wait_for_room(sk, timeo, now))
+    except BlockingIOError:
+        count_sndbuf_error(sk)
+        raise
 
 
 def _wait_and_send(sk: UdpSock, pending: Cork, data: Buffer, timeo: int, now: int) -> Op[int]:

@@ -6,6 +6,7 @@ from errno import EINVAL, ENOPROTOOPT, ENOTCONN, ENOTTY, EOPNOTSUPP
 from itertools import chain
 from typing import NoReturn
 
+from ustack.sock import datagram
 from ustack.sock.errors import error
 from ustack.sock.options import (
     SOL_UDP,
@@ -16,25 +17,8 @@ from ustack.sock.options import (
     write_int,
 )
 from ustack.sock.proto import Address, Cmsg
-from ustack.sock.sock import (
-    F_SELECT_ERR_QUEUE,
-    RCV_SHUTDOWN,
-    SHUTDOWN_MASK,
-    RecvMsg,
-    Sock,
-)
-from ustack.sock.wait import (
-    POLLERR,
-    POLLHUP,
-    POLLIN,
-    POLLOUT,
-    POLLPRI,
-    POLLRDHUP,
-    POLLRDNORM,
-    POLLWRBAND,
-    POLLWRNORM,
-    Op,
-)
+from ustack.sock.sock import RecvMsg, Sock
+from ustack.sock.wait import Op
 from ustack.udp import connect, cork, recvmsg, sendmsg
 from ustack.udp.sock import UdpSock
 from ustack.wire.packet import Buffer
@@ -102,21 +86,7 @@ class UdpProto:
 
     def poll(self, sk: Sock, now: int) -> int:
         """Rule E-29 (Linux: `udp_poll`)."""
-        udp = _udp(sk)
-        mask = 0
-        if sk.err or sk.error_queue:
-            mask = POLLERR
-            if sk.inet_flags & F_SELECT_ERR_QUEUE:
-                mask |= POLLPRI
-        if sk.shutdown & RCV_SHUTDOWN:
-            mask |= POLLRDHUP | POLLIN | POLLRDNORM
-        if sk.shutdown == SHUTDOWN_MASK:
-            mask |= POLLHUP
-        if udp.has_data():
-            mask |= POLLIN | POLLRDNORM
-        if udp.is_writeable():
-            mask |= POLLOUT | POLLWRNORM | POLLWRBAND
-        return mask
+        return datagram.poll(sk, _udp(sk).has_data())
 
     def setsockopt(self, sk: Sock, level: int, name: int, value: bytes, now: int) -> None:
         if level == SOL_UDP:

@@ -153,7 +153,7 @@ def _send(
     if flags & MSG_ZEROCOPY and sk.inet_flags & F_ZEROCOPY:
         pending.zerocopy = 1
     if flags & MSG_DONTROUTE or sk.inet_flags & F_DONTROUTE:
-        if pending.dst.gateway is not None:
+        if pending.dst.gateway is not None and pending.dst.version == 4:
             raise error(ENETUNREACH)
     if flags & MSG_PROBE:  # only the way was to be tried
         return 0 if flags & MSG_CONFIRM and not data else len(data)

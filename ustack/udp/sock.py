@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING
 
+from ustack.sock.datagram import is_writeable, tx_done
 from ustack.sock.dst import Dst
-from ustack.sock.notify import tx_done
 from ustack.sock.sock import SOCK_DGRAM, Sock
 from ustack.wire.packet import IPPROTO_UDP, RxPacket
 
@@ -114,11 +114,7 @@ class UdpSock(Sock):
 
     def is_writeable(self) -> bool:
         """Does poll say OUT? Less than half of the buffer is in use (rule E-11)."""
-        return self.wmem_alloc < self.sndbuf >> 1
+        return is_writeable(self)
 
     def handle_tx_done(self, charge: int, now: int) -> None:
-        self.wmem_alloc -= charge
-        if self.notify is not None:
-            tx_done(self, charge, now)
-        if self.is_writeable():
-            self.wake_writers()
+        tx_done(self, charge, now)
