@@ -143,11 +143,11 @@ def tx_done(sk: Sock, charge: int, now: int) -> None:
             _deliver_until(sk, tx, tx.released, now)
 
 
-def stream_sent(sk: Sock, end: int, una: int, stamps: int, zerocopy: bool, now: int) -> None:
+def stream_sent(sk: Sock, end: int, una: int, zerocopy: bool, now: int) -> None:
     """A call has put bytes up to sequence number `end` in the queue of a stream, of which
     those before `una` are acknowledged already."""
     tx = of(sk)
-    if stamps & TX_ACK:
+    if sk.tsflags & TX_ACK:
         key = end - 1 - tx.tskey & 0xFFFFFFFF if sk.tsflags & OPT_ID else 0
         tx.waiting.append(Notice(end, _ACK, key, b""))
     if zerocopy:

@@ -281,6 +281,7 @@ def _timestamping(new: bool) -> Option:
 
     def put(sk: Sock, number: int, value: bytes, now: int) -> None:
         notify.set_timestamping(sk, number)
+        notify.of(sk)
         flag = F_TIMESTAMPING_NEW
         sk.inet_flags = sk.inet_flags | flag if new else sk.inet_flags & ~flag
 
@@ -292,7 +293,11 @@ def _set_zerocopy(sk: Sock, number: int, value: bytes, now: int) -> None:
         raise error(EOPNOTSUPP)
     if number not in (0, 1):
         raise error(EINVAL)
-    _flag(F_ZEROCOPY)[1](sk, number, value, now)  # type: ignore[misc]
+    if number:
+        sk.inet_flags |= F_ZEROCOPY
+        notify.of(sk)
+    else:
+        sk.inet_flags &= ~F_ZEROCOPY
 
 
 def _set_peek_off(sk: Sock, number: int, value: bytes, now: int) -> None:

@@ -20,6 +20,7 @@ Sources: RFC 9293 section 3.10.7.4, RFC 5681, Linux `tcp_ack`, `tcp_clean_rtx_qu
 
 from __future__ import annotations
 
+from ustack.sock.notify import stream_acked
 from ustack.sock.truesize import TX_OVERHEAD
 from ustack.tcp import chrono, rack
 from ustack.tcp.ackstate import (
@@ -230,6 +231,8 @@ def clean_rtx_queue(
         queue.popleft()
         sk.wmem_queued -= skb.len + TX_OVERHEAD
         skb = queue.first
+    if sk.notify is not None:
+        stream_acked(sk, una, st.now)
     if skb is None:
         chrono.stop(sk, chrono.BUSY, st.now)
         if not sk.write_queue:

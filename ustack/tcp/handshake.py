@@ -25,6 +25,7 @@ from errno import (
 )
 from typing import TYPE_CHECKING
 
+from ustack.sock import notify
 from ustack.sock.addr import ANY4, ANY6, is_multicast, normalize
 from ustack.sock.deadlines import NEVER
 from ustack.sock.errors import error
@@ -416,6 +417,8 @@ def _inherit(sk: TcpSock, parent: TcpSock) -> None:
     for name in _INHERITED:
         setattr(sk, name, getattr(parent, name))
     sk.userlocks &= ~BINDPORT_LOCK
+    if parent.notify is not None:
+        notify.of(sk)
     if parent.ca_name != sk.ca_name:
         sk.ca_name = parent.ca_name
         sk.cc = sk.host.new_congestion_control(parent.ca_name)

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from errno import ECONNREFUSED, ECONNRESET, EINVAL, ENOTCONN, EPIPE, ETIMEDOUT
 
-from ustack.sock import error_queue
+from ustack.sock import error_queue, notify
 from ustack.sock.deadlines import NEVER
 from ustack.sock.errors import error
 from ustack.sock.sock import (
@@ -115,6 +115,8 @@ def write_queue_purge(sk: TcpSock, now: int) -> None:
     sk.rtt.backoff = 0
     sk.page = None
     chrono.stop(sk, chrono.BUSY, now)
+    if sk.notify is not None:
+        notify.stream_dead(sk, now)
 
 
 def receive_purge(sk: TcpSock) -> None:

@@ -15,7 +15,7 @@ Payload is kept by reference. Small writes that extend an entry are gathered in 
 fixed size, so that thousands of them do not become thousands of parts.
 
 Sources: Linux `tcp_sendmsg_locked`, `tcp_push`, `sk_stream_wait_memory`,
-`sk_stream_wait_connect`; rules A-1 to A-12, A-20 to A-28, A-60, A-65, A-66.
+`sk_stream_wait_connect`; rules A-1 to A-12, A-20 to A-28, A-60, A-65 to A-67.
 """
 
 from __future__ import annotations
@@ -24,11 +24,14 @@ from errno import EINVAL, EPIPE
 
 from ustack.sock.deadlines import NEVER
 from ustack.sock.errors import error
+from ustack.sock.notify import stream_sent
 from ustack.sock.proto import Address, Cmsg
 from ustack.sock.sock import (
+    F_ZEROCOPY,
     MSG_EOR,
     MSG_MORE,
     MSG_OOB,
+    MSG_ZEROCOPY,
     SEND_SHUTDOWN,
     would_block,
 )
@@ -85,6 +88,8 @@ def sendmsg(
     if done == len(view):
         if done:
             push(sk, flags, now)
+            if sk.notify is not None:
+                _want_notices(sk, flags, now)
         return done
     budget = sk.wait_budget(sk.sndtimeo, flags)
     if not budget:
@@ -103,7 +108,16 @@ def _refuse(sk: TcpSock) -> None:
 def _finish(sk: TcpSock, done: int, flags: int, now: int) -> int:
     if done:
         push(sk, flags, now)
+        if sk.notify is not None:
+            _want_notices(sk, flags, now)
     return done
+
+
+def _want_notices(sk: TcpSock, flags: int, now: int) -> None:
+    """A call has taken something: tell the program when that is acknowledged, if it asks."""
+    zerocopy = flags & MSG_ZEROCOPY != 0 and sk.inet_flags & F_ZEROCOPY != 0
+    if zerocopy or sk.tsflags:
+        stream_sent(sk, sk.write_seq, sk.snd_una, zerocopy, now)
 
 
 def _would_block(sk: TcpSock, done: int, flags: int, now: int) -> int:
@@ -111,8 +125,7 @@ def _would_block(sk: TcpSock, done: int, flags: int, now: int) -> int:
     sk.nospace = True
     if done:
         _push_before_sleeping(sk, flags, now)
-        push(sk, flags, now)
-        return done
+        return _finish(sk, done, flags, now)
     if not sk.write_queue and not sk.rtx_queue:
         sk.write_space()  # nothing in the queues will ever wake an edge-triggered watcher
     raise would_block()
@@ -158,7 +171,7 @@ def _send_blocking(
         if not done:
             raise
     if sk.state in (ESTABLISHED, CLOSE_WAIT):
-        push(sk, flags, now)
+        return _finish(sk, done, flags, now)
     return done
 
 

@@ -13,9 +13,11 @@ Timers are a table of absolute deadlines (`timers`), NEVER when off.
 from __future__ import annotations
 
 from collections import deque
+from errno import EINVAL
 from typing import TYPE_CHECKING
 
 from ustack.sock.deadlines import NEVER
+from ustack.sock.errors import error
 from ustack.sock.sock import RCVBUF_LOCK, SOCK_STREAM, Sock
 from ustack.tcp.congestion.base import CongestionControl
 from ustack.tcp.recv_queue import OfoQueue, ReceiveQueue
@@ -343,6 +345,11 @@ class TcpSock(Sock):
         return self.wmem_queued < self.sndbuf and self.write_seq - self.snd_nxt < (
             self.notsent_lowat or self.net.sysctl.tcp_notsent_lowat
         )
+
+    def timestamping_base(self, from_write_seq: bool) -> int:
+        if self.state in (CLOSE, LISTEN):
+            raise error(EINVAL)
+        return self.write_seq if from_write_seq else self.snd_una
 
     def is_writeable(self) -> bool:
         """Does poll say OUT? A third of the buffer is free (rule A-4)."""
