@@ -121,3 +121,17 @@ def test_parse_address() -> None:
     assert str(parse_address("fd00:9::2/64").ip) == "fd00:9::2"
     with pytest.raises(ConfigError):
         parse_address("fe80::1%eth0/64")
+
+
+@pytest.mark.parametrize(
+    ("text", "rate"),
+    [("64000", 64_000), ("8bit", 8), ("1.5Mbit", 1_500_000), ("10kbit", 10_000), ("1gbit", 10**9)],
+)
+def test_rates(text: str, rate: int) -> None:
+    assert config.parse_rate(text) == rate
+
+
+@pytest.mark.parametrize("text", ["", "fast", "0", "7", "-1", "1kb", "1 mbit", "nan"])
+def test_what_is_no_rate(text: str) -> None:
+    with pytest.raises(ConfigError, match="10mbit"):
+        config.parse_rate(text)

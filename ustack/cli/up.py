@@ -14,6 +14,7 @@ from ustack.daemon.config import (
     TUN,
     Config,
     choose_addresses,
+    parse_rate,
     parse_service,
     parse_sysctls,
 )
@@ -49,6 +50,7 @@ def add_parser(commands: Subparsers) -> None:
         help=f"an address of the kernel's end (default {', '.join(PEERS)}, or beside --address)",
     )
     option("--mtu", type=int, default=MTU, metavar="N", help=f"default {MTU}")
+    option("--rate", metavar="RATE", help="let no more leave: bits a second, or 64kbit, 10mbit")
     option(
         "--service",
         action="append",
@@ -90,6 +92,7 @@ def config(args: argparse.Namespace) -> Config:
         mtu=args.mtu,
         services=dict(map(parse_service, args.service)) or dict(SERVICES),
         offload=args.offload,
+        rate=0 if args.rate is None else parse_rate(args.rate),
         pcap=args.pcap,
         seed=args.seed,
         sysctl=parse_sysctls(args.sysctl),

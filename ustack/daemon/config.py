@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from ipaddress import IPv4Interface, IPv6Interface, ip_interface
@@ -25,6 +26,7 @@ SERVICES = {"echo": 7, "discard": 9, "daytime": 13, "chargen": 19, "http": 80}
 OTHER_SERVICES = {"sink": 5009, "source": 5019}
 MIN_MTU, MIN_MTU_IPV6, MAX_MTU = 68, 1280, 65535
 _MAX_NAME = 15
+_RATE_UNITS = {"": 1, "bit": 1, "kbit": 1_000, "mbit": 1_000_000, "gbit": 1_000_000_000}
 
 
 class ConfigError(Exception):
@@ -36,7 +38,8 @@ class ConfigError(Exception):
 
 @dataclass(slots=True)
 class Config:
-    """How to run a stack. Addresses are CIDR: ours, and the kernel's end of the link."""
+    """How to run a stack. Addresses are CIDR: ours, and the kernel's end of the link. `rate`
+    is how many bits a second leave, 0 for no limit."""
 
     tun: str = TUN
     addresses: Sequence[str] = ADDRESSES
@@ -44,6 +47,7 @@ class Config:
     mtu: int = MTU
     services: dict[str, int] = field(default_factory=lambda: dict(SERVICES))
     offload: bool = True
+    rate: int = 0
     pcap: str | None = None
     seed: int | None = None
     sysctl: Sysctl = field(default_factory=Sysctl)
@@ -121,6 +125,15 @@ def parse_service(text: str) -> tuple[str, int]:
     if not (port.isascii() and port.isdigit() and len(port) <= 5 and 1 <= int(port) <= 65535):
         raise ConfigError(f"{port!r} is no port", "choose one from 1 to 65535")
     return name, int(port)
+
+
+def parse_rate(text: str) -> int:
+    """Bits a second: a number, with kbit, mbit or gbit behind it as tc(8) takes them."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)(|bit|kbit|mbit|gbit)", text.lower())
+    rate = int(float(match[1]) * _RATE_UNITS[match[2]]) if match else 0
+    if rate < 8:
+        raise ConfigError(f"{text!r} is no rate", "write it in bits a second, as 64000 or 10mbit")
+    return rate
 
 
 def parse_sysctls(settings: Iterable[str]) -> Sysctl:

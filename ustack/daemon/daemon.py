@@ -59,6 +59,7 @@ async def serving(config: Config, version: str) -> AsyncIterator[tuple[NetworkSt
                 peers=config.peers,
                 mtu=config.mtu,
                 offload=config.offload,
+                rate=config.rate,
                 seed=config.seed,
                 sysctl=config.sysctl,
                 pcap=config.pcap,

@@ -22,6 +22,7 @@ from ustack.io.memory import memory_pair
 from ustack.io.netlink import configure_link
 from ustack.io.timebase import TrioTime
 from ustack.io.tun import open_tun_device
+from ustack.link.fifo import TXQUEUELEN, Fifo
 from ustack.link.gro import merge
 from ustack.link.loopback import Loopback
 from ustack.observe.pcapng import CaptureDevice, PcapngWriter, Tap
@@ -46,6 +47,8 @@ async def open_tun(
     mtu: int = 1500,
     offload: bool = True,
     gro: bool = True,
+    rate: int = 0,
+    txqueuelen: int = TXQUEUELEN,
     routes: Sequence[str] = (),
     seed: int | None = None,
     sysctl: Sysctl | None = None,
@@ -59,7 +62,9 @@ async def open_tun(
     `addresses` (CIDR) are the stack's own, `peers` those of the kernel's end of the link;
     `routes` are prefixes behind the stack that the kernel should send through it.
     `offload`: exchange segments of up to 64 KiB with the kernel. `gro`: where the kernel
-    hands over single segments, merge consecutive ones before TCP sees them. `seed` makes
+    hands over single segments, merge consecutive ones before TCP sees them. `rate`: bits a
+    second that leave; what is sent faster waits in a queue of `txqueuelen` packets, charged to
+    its socket, and is dropped beyond (0: a TUN takes everything at once). `seed` makes
     ISNs, ports and hash secrets repeatable. `pcap`: record every packet to that file (pcapng).
     `grace`: seconds to wait at the end for connections to close. `keep_memory`: tell this
     process's allocator not to give freed packets back to the system (`io.malloc`).
@@ -79,7 +84,8 @@ async def open_tun(
         core = Stack(seeds=Seeds(seed), loopback=Loopback(), sysctl=sysctl, wall_ns=wall_ns)
         driver = Driver(core)
         cleanup.callback(driver.close)
-        _attach(core, driver, source, device, addresses, file, gro and not source.vnet)
+        shape = (rate, txqueuelen)
+        _attach(core, driver, source, device, addresses, shape, file, gro and not source.vnet)
         for default in sorted({_DEFAULT_ROUTE[":" in cidr] for cidr in addresses}):
             core.add_route(default, core.routes.devices[-1])
         async with _running([(core, driver)], resolver, grace) as stacks:
@@ -94,13 +100,16 @@ async def open_memory_pair(
         ("10.9.0.1/24", "fd00:9::1/64"),
     ),
     mtu: int = 1500,
+    rate: int = 0,
+    txqueuelen: int = TXQUEUELEN,
     seed: int | None = None,
     sysctl: tuple[Sysctl | None, Sysctl | None] = (None, None),
     grace: float = GRACE,
 ) -> AsyncIterator[tuple[NetworkStack, NetworkStack]]:
     """Two stacks joined by a cable that exists only in this process: no privileges.
 
-    They run by trio's clock, so a `trio.testing.MockClock` moves their timers too.
+    `rate` and `txqueuelen` are as `open_tun`'s, for each direction. They run by trio's clock,
+    so a `trio.testing.MockClock` moves their timers too.
     """
     devices = memory_pair(mtu)
     with ExitStack() as cleanup:
@@ -112,7 +121,7 @@ async def open_memory_pair(
             driver = Driver(core, timebase)
             cleanup.callback(driver.close)
             device.on_frames = timebase.wake
-            _attach(core, driver, device, device, addresses[i], None)
+            _attach(core, driver, device, device, addresses[i], (rate, txqueuelen))
             hosts.append((core, driver))
         async with _running(hosts, None, grace) as (left, right):
             yield left, right
@@ -124,16 +133,22 @@ def _attach(
     source: Source,
     device: Device,
     addresses: Sequence[str],
-    capture: BinaryIO | None,
+    shape: tuple[int, int],
+    capture: BinaryIO | None = None,
     gro: bool = False,
 ) -> None:
-    """Put `device` below the stack, with its addresses; record it if asked to. A capture
-    shows the packets as they were before they were merged."""
+    """Put `device` below the stack, with its addresses; slow it down and record it if asked
+    to: `shape` is bits a second and the queue's length. A capture shows packets when they
+    leave, and those that came as they were before they were merged."""
     if capture is not None:
         tap = Tap(PcapngWriter(capture, device.name), time.time_ns, device.mtu)
         source, device = _Recorded(source, tap), CaptureDevice(device, tap)
     if gro:
         source = _Merged(source)
+    rate, txqueuelen = shape
+    if rate:
+        tx_done = core.handle_tx_done
+        device = Fifo(device, driver.now, core.deadlines, tx_done, txqueuelen, max(rate // 8, 1))
     core.add_device(device)
     for cidr in addresses:
         core.add_address(device, cidr)

@@ -29,7 +29,7 @@ from ustack.sock import notify
 from ustack.sock.addr import ANY4, ANY6, is_multicast, normalize
 from ustack.sock.deadlines import NEVER
 from ustack.sock.errors import error
-from ustack.sock.sock import AF_INET6, BINDPORT_LOCK
+from ustack.sock.sock import AF_INET6, BINDPORT_LOCK, F_DONTROUTE
 from ustack.sock.truesize import TX_OVERHEAD
 from ustack.sock.wait import Op, Wait
 from ustack.tcp import rack, rcvbuf
@@ -140,7 +140,8 @@ def _start(sk: TcpSock, addr: tuple[bytes, int], now: int) -> None:
     if is_multicast(daddr):
         raise error(ENETUNREACH)
     dst = sk.net.route(daddr, sk.saddr or None, sk.bindtodevice)
-    if dst.broadcast:
+    off_link = dst.version == 4 and dst.gateway is not None
+    if dst.broadcast or (off_link and sk.inet_flags & F_DONTROUTE):
         raise error(ENETUNREACH)
     daddr = dst.daddr
     saddr = sk.saddr or dst.saddr
