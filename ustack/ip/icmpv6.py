@@ -96,8 +96,6 @@ class Icmpv6(IcmpHandler):
         if quote is None:
             self._bad("PKT_TOO_SMALL")
             return
-        if kind == icmpv6.TIME_EXCEEDED and code == icmpv6.EXC_FRAGTIME:
-            return
         info = int.from_bytes(rx.buf[rx.l4 + 4 : rx.l4 + 8], "big")
         quoted = rx.buf[quote.l4 : quote.end]
         self._deliver(

@@ -405,7 +405,7 @@ def create_child(request: Request, seg: Segment) -> TcpSock:
 
 _INHERITED = (
     "sndbuf", "rcvbuf", "userlocks", "nonagle", "keepopen", "keepalive_time", "keepalive_intvl",
-    "keepalive_probes", "linger", "linger_time", "linger2", "oobinline", "rcvlowat", "priority",
+    "keepalive_probes", "linger", "linger_time", "linger2", "oobinline", "rcvlowat",
     "mark", "user_mss", "notsent_lowat", "user_timeout", "tos", "ttl", "pmtudisc", "bindtodevice",
     "tclass", "hop_limit", "pmtudisc6", "tsflags",
     "reuse", "reuseport", "rcvtimeo", "sndtimeo", "recverr", "v6only", "max_pacing_rate",

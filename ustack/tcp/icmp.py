@@ -79,7 +79,8 @@ def _sock_err(sk: TcpSock, e: IcmpError, errno: int, raw_seq: int) -> None:
             _mtu_reduced(sk, e)
         return
     if sk.state in (SYN_SENT, SYN_RECV):
-        queue_icmp(sk, e, errno, sk.dport, b"")
+        if e.version == 4 or sk.recverr6:  # IPv4 queues it without being asked
+            queue_icmp(sk, e, errno, sk.dport, bytes(e.quoted))
         done_with_error(sk, errno, e.now)
     elif sk.recverr6 if e.version == 6 else sk.recverr:
         sk.err = errno
