@@ -314,7 +314,7 @@ class Seen:
         raw_seq, raw_ack = int.from_bytes(body[4:8], "big"), int.from_bytes(body[8:12], "big")
         flow = self.flow = self.trial.find_flow(self.sport, self.dport, "S" in self.flags)
         if flow is not None and "S" in self.flags and flow.iss != raw_seq:
-            flow.iss, flow.seen = raw_seq, 1  # a new connection
+            flow.iss, flow.seen, flow.last_id = raw_seq, 1, None  # a new connection
         known = flow is not None and flow.iss is not None
         self.seq = signed(raw_seq - flow.iss) if known else raw_seq  # type: ignore[union-attr]
         self.ack = signed(raw_ack - flow.isn) if flow is not None else raw_ack

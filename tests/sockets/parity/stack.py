@@ -18,7 +18,7 @@ from tests.sockets.parity.wheel import HZ, TICK, Wheel, jiffies_offset
 from ustack.link.gso import SoftwareGso
 from ustack.link.loopback import Loopback
 from ustack.seeds import Seeds
-from ustack.sock.addr import present
+from ustack.sock.addr import normalize, present
 from ustack.sock.deadlines import NEVER
 from ustack.sock.dst import Device
 from ustack.sock.errors import error
@@ -188,7 +188,7 @@ class StackSocket:
         return self.sk
 
     def _native(self, addr: Any) -> tuple[bytes, int]:
-        return ip_address(addr[0] or ("::" if self.sut.v6 else "0.0.0.0")).packed, addr[1]
+        return normalize(ip_address(addr[0]).packed) if addr[0] else b"", addr[1]
 
     def _shown(self, host: bytes, port: int) -> Any:
         v6 = self._open().family == AF_INET6

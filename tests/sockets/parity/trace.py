@@ -41,7 +41,7 @@ class Event:
         slack = max(SLACK_MS, SLACK * since)
         if since < AT_ONCE_MS:
             return slack
-        return max(slack, *(step for least, step in WHEEL_MS if self.at >= least), 0)
+        return max([slack, *(SLACK_MS + step for least, step in WHEEL_MS if self.at >= least)])
 
     def __str__(self) -> str:
         sign = {"wire": "<", "peer": ">", "call": " ", "done": "*", "rule": "#", "run": "."}

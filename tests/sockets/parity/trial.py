@@ -23,7 +23,7 @@ from collections.abc import Callable
 from typing import Any
 
 from tests.sockets.parity.kernel import KernelSut
-from tests.sockets.parity.peer import Flow, Seen, brief, pattern
+from tests.sockets.parity.peer import Flow, Seen, brief, icmp, pattern
 from tests.sockets.parity.stack import StackSut, VirtualClock
 from tests.sockets.parity.trace import Event, Trace
 
@@ -148,6 +148,13 @@ class Trial:
         self.event("peer", text)
         self.sut.inject(packet)
 
+    def icmp_error(self, kind: int, code: int, quoted: Seen | bytes, rest: int = 0) -> None:
+        """An ICMP error (of the family's own numbers) about a packet that the system sent."""
+        raw = quoted if isinstance(quoted, bytes) else quoted.raw
+        quote = raw[: 20 + 8] if not self.v6 else raw[: 40 + 20]
+        packet = icmp(self.peer, self.local, kind, code, rest, quote)
+        self.inject(packet, f"icmp {kind}/{code} rest {rest:#x}")
+
     # -- sockets -----------------------------------------------------------------------
 
     def socket(self, kind: str = "tcp", cc: str | None = "reno") -> Socket:
@@ -235,7 +242,8 @@ class Call:
         trial.calls.remove(self)
         self.value = self.owner.plain(result)
         since = max(0.0, (at - trial._window) / MS)
-        trial.event("done", self.text, self.value, since)
+        shown = "a socket" if isinstance(self.value, Socket) else self.value
+        trial.event("done", self.text, shown, since)
 
 
 class Socket:
