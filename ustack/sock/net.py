@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from mypy_extensions import mypyc_attr
 
+from ustack.sock.addr import BROADCAST4, is_multicast
 from ustack.sock.deadlines import Deadlines
 from ustack.sock.dst import Dst
 from ustack.sock.mib import Mib
@@ -56,6 +57,15 @@ class Net(ABC):
     @abstractmethod
     def is_local(self, addr: bytes) -> bool:
         """True if packets to `addr` are for this host (own, loopback, AnyIP prefix)."""
+
+    def is_group(self, addr: bytes) -> bool:
+        """True if `addr` is multicast or a broadcast address: many may be bound to it."""
+        if is_multicast(addr) or addr == BROADCAST4:
+            return True
+        try:
+            return len(addr) == 4 and self.route(addr).broadcast
+        except OSError:
+            return False
 
     @abstractmethod
     def queue_xmit(

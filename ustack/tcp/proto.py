@@ -53,7 +53,7 @@ class TcpProto:
         if bound:
             raise error(EINVAL)
         tcp.host.ports.bind(tcp, host, port)
-        tcp.saddr = host
+        tcp.saddr = b"" if host and tcp.net.is_group(host) else host
         if host:
             tcp.userlocks |= BINDADDR_LOCK
         if port:
@@ -123,8 +123,10 @@ def _check_local(sk: TcpSock, host: bytes) -> None:
             raise error(EAFNOSUPPORT)
     elif len(host) == 4 and sk.v6only:
         raise error(EINVAL)
+    if len(host) == 16 and is_multicast(host):
+        raise error(EINVAL)
     if not (sk.freebind or sk.net.sysctl.ip_nonlocal_bind):
-        if is_multicast(host) or not sk.net.is_local(host):
+        if not (sk.net.is_local(host) or sk.net.is_group(host)):
             raise error(EADDRNOTAVAIL)
 
 

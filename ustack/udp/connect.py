@@ -9,12 +9,14 @@ from __future__ import annotations
 from errno import EADDRNOTAVAIL, EAFNOSUPPORT, EINVAL, ENETUNREACH
 
 from ustack.sock import error_queue, multicast
-from ustack.sock.addr import BROADCAST4, is_multicast
 from ustack.sock.errors import error
 from ustack.sock.proto import Address
 from ustack.sock.sock import AF_INET6, BINDADDR_LOCK, BINDPORT_LOCK, SHUTDOWN_MASK
 from ustack.udp import cork, output, sendmsg
 from ustack.udp.sock import UdpSock
+
+# what means something else on every link: interface-local and link-local groups
+_LINK_SCOPES = (b"\xff\x01", b"\xff\x02")
 
 
 def bind(sk: UdpSock, addr: Address) -> None:
@@ -27,7 +29,7 @@ def bind(sk: UdpSock, addr: Address) -> None:
     sk.host.ports.bind(sk, local, port)
     if sk.family == AF_INET6 and len(local) == 16:
         sk.v6only = True
-    sk.saddr = b"" if local and (is_multicast(local) or local == BROADCAST4) else local
+    sk.saddr = b"" if local and sk.net.is_group(local) else local
     if local:
         sk.userlocks |= BINDADDR_LOCK
     if port:
@@ -45,9 +47,11 @@ def check_local(sk: UdpSock, local: bytes) -> None:
             raise error(EAFNOSUPPORT)
     elif len(local) == 4 and sk.v6only:
         raise error(EINVAL)
+    if len(local) == 16 and local[:2] in _LINK_SCOPES and not sk.bindtodevice:
+        raise error(EINVAL)
     if sk.freebind or sk.net.sysctl.ip_nonlocal_bind:
         return
-    if not (is_multicast(local) or local == BROADCAST4 or sk.net.is_local(local)):
+    if not (sk.net.is_local(local) or sk.net.is_group(local)):
         raise error(EADDRNOTAVAIL)
 
 
