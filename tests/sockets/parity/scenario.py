@@ -11,10 +11,10 @@ import pytest
 from tests.sockets.parity.trace import Trace
 from tests.sockets.parity.trial import play
 
-# How many segments one burst may have follows from the pacing rate, so from a round-trip time
-# that no two runs share; it shows in PSH and in where entries are split. So the limit is put
-# out of the way, but for the scenarios about it.
-ALIKE = {"tcp_min_tso_segs": 40}
+# How many segments one burst may have follows from the pacing rate, and whether it waits for
+# the next ACK from when that is due: so from a round-trip time that no two runs share. It
+# shows in PSH and in where entries are split. Both are put out of the way.
+ALIKE = {"tcp_min_tso_segs": 40, "tcp_tso_win_divisor": 255}
 
 
 class Job:
