@@ -182,7 +182,7 @@ class Flow:
         self.clock += 10
         if "A" in flags and fields.get("ack") is None:
             fields["ack"] = self.seen
-        words = [f"{key} {_show(value)}" for key, value in fields.items() if key != "options"]
+        words = [f"{k} {_show(v)}" for k, v in fields.items() if k not in ("options", "tsecr")]
         self.trial.inject(packet, f"{flags} {' '.join(words)}".rstrip())
 
     def ack(self, ack: int | None = None, **fields: Any) -> None:
