@@ -83,13 +83,13 @@ def test_pending_error_is_told_once_and_before_data() -> None:
     assert send(sk, b"x") == 1
 
 
-def test_frag_needed_is_ignored_without_pmtu_discovery() -> None:
+def test_frag_needed_is_learned_but_no_error_without_pmtu_discovery() -> None:
     host = Host()
     sk = host.connected()
     sk.pmtudisc = PMTUDISC_DONT
     host.icmp_err(icmp(sk, 3, 4, info=1400))
     assert sk.err == 0
-    assert not host.fake.pmtu_updates
+    assert [mtu for _, mtu in host.fake.pmtu_updates] == [1400]
 
 
 def test_error_queue() -> None:

@@ -205,7 +205,7 @@ def connect_init(sk: TcpSock, now: int) -> None:
     sk.mss_clamp = sk.user_mss or default_mss(sk.dst.version == 6)
     sk.max_window = 0
     sync_mss(sk, sk.dst.mtu(now))
-    sk.advmss = advertise_mss(sk.dst.dev.mtu, sk.dst.version == 6, sk.user_mss, sysctl.min_adv_mss)
+    sk.advmss = advertise_mss(sk.dst.mtu(now), sk.dst.version == 6, sk.user_mss, sysctl.min_adv_mss)
     rcvbuf.init_window(sk, sk.advmss, sysctl.tcp_window_scaling)
     sk.snd_wnd = 0
     sk.rcv_nxt = sk.rcv_wup = sk.copied_seq = 0

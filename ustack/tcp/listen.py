@@ -194,7 +194,7 @@ class Request:
         if self.current_dst() is None:
             self.forget()
             return
-        self._init_window()
+        self._init_window(now)
         self._set_deadline(now + SYNACK_TIMEOUT)
         self.send_synack(now)
         self.tsval_first = self.tsval_last
@@ -213,11 +213,11 @@ class Request:
         self.deadline = at
         self.host.net.deadlines.arm(self, at)
 
-    def _init_window(self) -> None:
+    def _init_window(self, now: int) -> None:
         """As `rcvbuf.init_window`, for a socket that does not exist yet (rule B-60)."""
         sk, sysctl = self.listener, self.host.net.sysctl
         dst = self.dst
-        self.advmss = advertise_mss(dst.dev.mtu, dst.version == 6, sk.user_mss, sysctl.min_adv_mss)
+        self.advmss = advertise_mss(dst.mtu(now), dst.version == 6, sk.user_mss, sysctl.min_adv_mss)
         full = window.win_from_space(sk.rcvbuf, sk.scaling_ratio)
         clamp = window.initial_clamp(sk.window_clamp, full, bool(sk.userlocks & RCVBUF_LOCK))
         self.rcv_wnd, self.window_clamp, self.rcv_wscale = window.select_initial_window(

@@ -199,7 +199,7 @@ def _transmit_syn(sk: TcpSock, skb: Skb, now: int) -> int:
     sysctl = sk.net.sysctl
     ts = (tcp_time_stamp(sk, now), sk.ts_recent) if sysctl.tcp_timestamps else None
     wscale = sk.rcv_wscale if sysctl.tcp_window_scaling else None
-    options = syn_options(advertised_mss(sk), wscale, sysctl.tcp_sack, ts)
+    options = syn_options(advertised_mss(sk, now), wscale, sysctl.tcp_sack, ts)
     size = 20 + len(options)
     header = _PLAIN.pack(
         sk.sport, sk.dport, skb.seq & MASK, sk.rcv_nxt & MASK if is_ack else 0,
@@ -212,11 +212,11 @@ def _transmit_syn(sk: TcpSock, skb: Skb, now: int) -> int:
     return sk.net.queue_xmit(sk, header + options, (), 0, 0, 0, now)
 
 
-def advertised_mss(sk: TcpSock) -> int:
-    """The MSS that our SYN offers (rule A-41)."""
+def advertised_mss(sk: TcpSock, now: int) -> int:
+    """The MSS that our SYN offers: what the path is known to carry (rule A-41)."""
     dst = sk.dst
     assert dst is not None  # routed before anything is sent
-    return advertise_mss(dst.dev.mtu, dst.version == 6, sk.user_mss, sk.net.sysctl.min_adv_mss)
+    return advertise_mss(dst.mtu(now), dst.version == 6, sk.user_mss, sk.net.sysctl.min_adv_mss)
 
 
 def send_ack(sk: TcpSock, now: int) -> None:

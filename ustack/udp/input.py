@@ -137,9 +137,9 @@ def icmp_err(host: UdpHost, e: IcmpError) -> None:
         return
     errno, fatal = icmp_err_convert(e.version, e.type, e.code)
     if e.version == 4 and e.type == icmp.DEST_UNREACH and e.code == icmp.FRAG_NEEDED:
+        _update_pmtu(sk, e, sk.pmtudisc)
         if sk.pmtudisc == PMTUDISC_DONT:
             return
-        _update_pmtu(sk, e, sk.pmtudisc)
     elif e.version == 6 and e.type == icmpv6.PACKET_TOO_BIG:
         if not _update_pmtu(sk, e, sk.pmtudisc6):
             return
