@@ -22,7 +22,7 @@ MTUS = [1400, 1280, 1000, 552, 551, 300, 68, 0, 1500, 2000]
 @parity("A-42", "F-10", "F-11", "F-12", cases=MTUS)
 def test_tcp(t, case):
     """What is in flight and too long is cut and sent again at once, cwnd unchanged."""
-    s, f = t.connected(sack=True)
+    s, f = t.connected()
     t.rule("A-42")
     s.send(4000)
     seen = t.settle()
@@ -39,7 +39,7 @@ def test_tcp(t, case):
     t.run(3)
     f.ack()
     t.run()
-    other, _g = t.connected(sack=True)
+    other, _g = t.connected()
     other.info("pmtu", "snd_mss")
     mtu_of(t, other)
 
