@@ -53,7 +53,7 @@ def is_ours(packet: bytes) -> bool:
     """Not what a kernel sends of its own accord: IGMP, MLD, router discovery."""
     if packet[0] >> 4 == 4:
         return packet[9] in (1, 17)
-    return packet[6] == 17 or (packet[6] == 58 and packet[40] in (1, 2, 3, 4, 128, 129))
+    return packet[6] in (17, 44) or (packet[6] == 58 and packet[40] in (1, 2, 3, 4, 128, 129))
 
 
 class OurSocket:
@@ -137,7 +137,7 @@ class OurHost:
         self.stack.add_route("::/0", self.dev)
 
     def socket(self, family: int, kind: int = socket.SOCK_DGRAM, proto: int = 0) -> Any:
-        return OurSocket(self, self.stack.socket(family, kind, proto))
+        return OurSocket(self, self.stack.socket(family, kind | socket.SOCK_NONBLOCK, proto))
 
     def inject(self, packet: bytes) -> None:
         self.stack.handle_batch([Frame(packet)], 0, self.dev)

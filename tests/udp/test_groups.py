@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.udp.both import IFINDEX, LO, PEER4, PEER6, US4, US6, ip4, ip6, outcome, udp4, udp6
+from tests.udp.both import IFINDEX, LO, PEER4, PEER6, US4, ip4, ip6, outcome, udp4, udp6
 
 AF_INET, AF_INET6 = socket.AF_INET, socket.AF_INET6
 SOCK_STREAM = socket.SOCK_STREAM

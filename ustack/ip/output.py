@@ -260,8 +260,6 @@ class IpOutput(Net):
         length = len(header) + payload_len
         disc = sk.pmtudisc if v4 else sk.pmtudisc6
         mtu = dst.mtu(now) if disc < PMTUDISC_PROBE else dst.dev.mtu
-        if sk.frag_size and not v4:
-            mtu = min(mtu, sk.frag_size)
         wire = hlen + len(header) + (min(gso_size, payload_len) if gso_size else payload_len)
         fragile = gso_size or disc not in (PMTUDISC_DONT, PMTUDISC_WANT, PMTUDISC_OMIT)
         if (length + hlen if v4 else length) > _MAX_LEN or (wire > mtu and fragile):
@@ -311,6 +309,8 @@ class IpOutput(Net):
         charge: int,
     ) -> int:
         """A datagram over the path MTU, in fragments; members on this host get it whole."""
+        if sk.frag_size and dst.version == 6:
+            mtu = min(mtu, sk.frag_size)
         data = _completed(header, payload, _CSUM_OFFSET.get(proto, 0))
         ident = self._ident(sk, saddr, daddr, proto, False, 1)
         if dst.multicast or dst.broadcast:

@@ -11,7 +11,13 @@ from errno import EADDRNOTAVAIL, EAFNOSUPPORT, EINVAL, ENETUNREACH
 from ustack.sock import error_queue, multicast
 from ustack.sock.errors import error
 from ustack.sock.proto import Address
-from ustack.sock.sock import AF_INET6, BINDADDR_LOCK, BINDPORT_LOCK, SHUTDOWN_MASK
+from ustack.sock.sock import (
+    AF_INET6,
+    BINDADDR_LOCK,
+    BINDPORT_LOCK,
+    F_DONTROUTE,
+    SHUTDOWN_MASK,
+)
 from ustack.udp import cork, output, sendmsg
 from ustack.udp.sock import UdpSock
 
@@ -70,6 +76,8 @@ def connect(sk: UdpSock, addr: Address) -> None:
         raise error(EAFNOSUPPORT)
     saddr = sendmsg.source(sk, daddr)
     dst = sendmsg.route(sk, daddr, saddr, sk.bindtodevice)
+    if sk.inet_flags & F_DONTROUTE:
+        sendmsg.check_on_link(dst)
     if not sk.saddr:
         sk.saddr = dst.saddr
     if not sk.rcv_saddr:

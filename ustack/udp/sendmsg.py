@@ -153,8 +153,7 @@ def _send(
     if flags & MSG_ZEROCOPY and sk.inet_flags & F_ZEROCOPY:
         pending.zerocopy = 1
     if flags & MSG_DONTROUTE or sk.inet_flags & F_DONTROUTE:
-        if pending.dst.gateway is not None and pending.dst.version == 4:
-            raise error(ENETUNREACH)
+        check_on_link(pending.dst)
     if flags & MSG_PROBE:  # only the way was to be tried
         return 0 if flags & MSG_CONFIRM and not data else len(data)
     if not corkreq:
@@ -222,6 +221,12 @@ def _with_control(sk: UdpSock, daddr: bytes, dport: int, control: tuple[Cmsg, ..
     pending.dontfrag = wanted.dontfrag
     pending.stamps = wanted.stamps
     return pending
+
+
+def check_on_link(dst: Dst) -> None:
+    """For MSG_DONTROUTE, which IPv6 does not heed: ENETUNREACH if a router is needed."""
+    if dst.gateway is not None and dst.version == 4:
+        raise error(ENETUNREACH)
 
 
 def source(sk: UdpSock, daddr: bytes) -> bytes:

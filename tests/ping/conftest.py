@@ -1,0 +1,3 @@
+from tests.udp.conftest import host
+
+__all__ = ["host"]
