@@ -1,7 +1,8 @@
 """One program on one backend: `play(program, sut, plan)` gives a trace and the plan.
 
 The stack runs in virtual time and makes the plan (`timeline`); the kernel is given it. Both
-leave a trace as in `tests/sockets/parity/trace.py`: results of calls, segments of the peer, what the
+leave a trace as in `tests/sockets/parity/trace.py`: results of calls, segments of the peer,
+what the
 system under test sent in each interval, and after each interval the state of the socket:
 poll aside (that has side effects and is an operation), every ioctl, SO_MEMINFO and what
 tcp_info says of the state that is no time.
@@ -19,7 +20,7 @@ from typing import Any
 from tests.fuzz.program import GAP, Op, Program
 from tests.fuzz.timeline import LONGEST, MS, TICK, Watch, aligned
 from tests.sockets.parity.kernel import KernelSut
-from tests.sockets.parity.peer import Flow, Seen, pattern
+from tests.sockets.parity.peer import Seen, pattern
 from tests.sockets.parity.stack import StackSut, VirtualClock
 from tests.sockets.parity.trace import Event, Trace
 from tests.sockets.parity.trial import _INFO as INFO
