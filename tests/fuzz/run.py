@@ -2,9 +2,8 @@
 
 The stack runs in virtual time and makes the plan (`timeline`); the kernel is given it. Both
 leave a trace as in `tests/sockets/parity/trace.py`: results of calls, segments of the peer,
-what the
-system under test sent in each interval, and after each interval the state of the socket:
-poll aside (that has side effects and is an operation), every ioctl, SO_MEMINFO and what
+what the system under test sent in each interval, and after each interval the state of the
+socket: poll aside (that has side effects and is an operation), every ioctl, SO_MEMINFO and what
 tcp_info says of the state that is no time.
 
 The peer is as stupid as the program: it remembers the highest number that it sent (`top`),
