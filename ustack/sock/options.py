@@ -328,7 +328,7 @@ def meminfo(sk: Sock) -> tuple[int, int, int, int, int, int, int, int, int]:
 
 
 def _get_meminfo(sk: Sock, optlen: int, now: int) -> bytes:
-    return _MEMINFO.pack(*(value & 0xFFFFFFFF for value in meminfo(sk)))
+    return _MEMINFO.pack(*[value & 0xFFFFFFFF for value in meminfo(sk)])
 
 
 def _set_ifindex(sk: Sock, number: int, value: bytes, now: int) -> None:
