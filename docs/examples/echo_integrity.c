@@ -83,7 +83,7 @@ static int one_round(int number, const char *how)
 int main(int argc, char **argv)
 {
     struct sockaddr_in addr = {.sin_family = AF_INET};
-    int wrong = 0;
+    int wrong = 0, size = 128 * 1024; /* of the receive buffer: it never holds a whole echo */
 
     if (argc != 4 || inet_pton(AF_INET, argv[1], &addr.sin_addr) != 1) {
         fprintf(stderr, "usage: %s HOST PORT once|loop|waitall\n", argv[0]);
@@ -91,7 +91,9 @@ int main(int argc, char **argv)
     }
     addr.sin_port = htons(atoi(argv[2]));
     fd = socket(AF_INET, SOCK_STREAM, 0);
-    if (fd < 0 || connect(fd, (struct sockaddr *)&addr, sizeof addr))
+    if (fd < 0 || setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &size, sizeof size))
+        die("socket");
+    if (connect(fd, (struct sockaddr *)&addr, sizeof addr))
         die("connect");
     for (int i = 0; i < ROUNDS; i++)
         wrong += !one_round(i, argv[3]);

@@ -23,6 +23,7 @@ from ustack.io.namespace import enter_private_network
 
 SIZE = 512 * 1024
 ROUNDS = 10
+RCVBUF = 128 * 1024  # it never holds a whole echo
 
 Read = Callable[[ustack.SocketType], Awaitable[bytes]]
 
@@ -64,6 +65,7 @@ async def experiment(stack: ustack.NetworkStack, port: int, read: Read) -> int:
     """How many of the rounds were right."""
     right, lengths = 0, Counter[int]()
     with stack.socket(socket.AF_INET, socket.SOCK_STREAM) as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RCVBUF)
         await sock.connect(("10.9.0.1", port))
         for number in range(ROUNDS):
             length = await one_round(sock, number, read)

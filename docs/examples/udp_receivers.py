@@ -45,10 +45,11 @@ async def receive(
 async def main() -> bool:
     heard: dict[str, list[tuple[bytes, int]]] = defaultdict(list)
     ports: dict[int, int] = {}
-    async with ustack.open_memory_pair() as (client, server), trio.open_nursery() as receivers:
-        with server.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-            await sock.bind(SERVER)
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 << 20)
+    async with ustack.open_memory_pair() as (client, server):
+        sock = server.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        await sock.bind(SERVER)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 << 20)
+        async with trio.open_nursery() as receivers:
             for i in range(RECEIVERS):
                 receivers.start_soon(receive, sock, f"receiver {i}", heard)
             async with trio.open_nursery() as senders:
