@@ -6,7 +6,7 @@ VENV   ?= .venv
 ARGS   ?=
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.stamp
-SUITES := $(addprefix tests/,wire sock tcp udp ip link sim io sockets kernel)
+SUITES := $(addprefix tests/,wire sock tcp udp ping ip link sim io sockets kernel)
 
 FAST   := build/fast
 COMPILE = $(BIN)/python -m tools.compiled

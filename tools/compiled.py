@@ -37,7 +37,7 @@ from importlib import metadata, util
 from pathlib import Path
 from typing import Any
 
-CORE = ("wire", "sock", "tcp", "udp", "ip", "link", "stack.py")
+CORE = ("wire", "sock", "tcp", "udp", "ping", "ip", "link", "stack.py")
 OPTIMISATION = "1"
 ROOT = Path(__file__).resolve().parent.parent
 STAMP = ".stamp"

@@ -35,7 +35,7 @@ def test_the_core_is_compiled_and_nothing_else() -> None:
     modules = compiled.compiled_modules()
     assert {"ustack.stack", "ustack.tcp.output", "ustack.tcp.congestion.cubic"} <= set(modules)
     there = {name.split(".")[1] for name in modules}
-    assert there == {"wire", "sock", "tcp", "udp", "ip", "link", "stack"}
+    assert there == {"wire", "sock", "tcp", "udp", "ping", "ip", "link", "stack"}
     assert "ustack.tcp" not in modules
     assert all(find_spec(name) is not None for name in modules)
 
