@@ -147,7 +147,7 @@ def test_port_unreachable():
     packet = ip4(udp(PEER4, US4, bytes(1000)), tos=0x2B)
     port_unreach(w, packet)
     (answer,) = answers4(w)
-    assert (answer.src, answer.dst, answer.tos, answer.length) == (US4, PEER4, 0xE8, 576)
+    assert (answer.src, answer.dst, answer.tos, answer.length) == (US4, PEER4, 0xCA, 576)
     assert answer.payload[:8] == b"\x03\x03" + answer.payload[2:4] + bytes(4)
     assert answer.payload[8:] == packet[:548]
     packet = ip6(udp(PEER6, US6, bytes(1400)))

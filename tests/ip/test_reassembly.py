@@ -9,6 +9,7 @@ from ustack.ip.fragment import fragments4, fragments6
 from ustack.ip.reassembly import ADDED, DUPLICATE, OVERLAP, FragQueue
 from ustack.sock.deadlines import NEVER
 from ustack.sock.truesize import rx_truesize
+from ustack.wire.packet import RxPacket
 
 MF = 0x2000
 DATA = bytes(range(256)) * 16
@@ -280,3 +281,20 @@ def test_any_order_with_duplicates_gives_the_datagram_back(data):
     w.inject(*order[:-1], *again, order[-1])
     assert payloads(w) == [payload]
     w.host._input4._reassembly.check()
+
+
+def test_charge_of_small_fragments_is_that_of_the_first():
+    """They are copied behind it while there is room."""
+    queue = FragQueue((b"", b"", 0, 0), 0)
+    body = bytes(24)
+    queue.first = RxPacket(bytes(28), 0, 20, 28, 17, b"", b"", 0, 64, 0, False, 1, 0)
+    queue.set_length(24, False)
+    for start in (0, 8, 16):
+        queue.insert(start, body[start : start + 8])
+    assert queue.charge() == 832
+    queue = FragQueue((b"", b"", 0, 0), 0)
+    queue.first = RxPacket(bytes(1500), 0, 20, 1500, 17, b"", b"", 0, 64, 0, False, 1, 0)
+    queue.set_length(3008, False)
+    for start, size in ((0, 1480), (1480, 1480), (2960, 48)):
+        queue.insert(start, bytes(size))
+    assert queue.charge() == 2304 + 2304 + 832

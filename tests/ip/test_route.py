@@ -66,6 +66,11 @@ def test_wildcard_is_this_host():
 
 def test_broadcast():
     w = World()
+    limited = parse_addr("255.255.255.255")
+    with pytest.raises(OSError) as why:
+        w.host.route(limited)
+    assert why.value.errno == ENETUNREACH
+    w.host.add_route("0.0.0.0/0", w.dev)
     for addr in ("255.255.255.255", "10.9.0.255"):
         dst = w.host.route(parse_addr(addr))
         assert (dst.broadcast, dst.dev, dst.saddr) == (True, w.dev, US4)

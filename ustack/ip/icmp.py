@@ -249,7 +249,7 @@ class Icmp(IcmpHandler):
             return
         quote = rx.buf[rx.l3 : min(rx.end, rx.l3 + QUOTE_MAX)]
         message = icmp.build(kind, code, info, quote)
-        tos = rx.tos & 0xFC | 0xC0  # internetwork control, in the sender's class
+        tos = rx.tos & 0x1E | 0xC0  # internetwork control, the sender's type of service
         self._reply(rx, rx.dst, message, tos, _OUT_COUNTERS[kind])
 
     def _may_answer(self, rx: RxPacket) -> bool:

@@ -28,6 +28,7 @@ from ustack.ip.icmp import Icmp
 from ustack.ip.output import IpOutput
 from ustack.ip.reassembly import Reassembly
 from ustack.ip.route import BROADCAST, LOOPBACK, MULTICAST
+from ustack.sock.addr import BROADCAST4
 from ustack.sock.dst import Device
 from ustack.sock.truesize import rx_truesize
 from ustack.wire import icmp, ipv4
@@ -142,9 +143,9 @@ class Ipv4Input:
     def _check_addresses(self, src: bytes, dst: bytes, kind: int, dev: Device) -> str | None:
         """The reason to drop the packet for its addresses (Linux: martians)."""
         if not dev.loopback:
-            if src[0] >= 224 or src[0] == 0:
+            if 224 <= src[0] < 240 or src[0] == 0 or src == BROADCAST4:
                 return "IP_INVALID_SOURCE"
-            if src[0] == 127 or self._routes.local_kind(src):
+            if src[0] == 127 or self._routes.is_local(src):
                 return "IP_LOCAL_SOURCE"
             if kind == LOOPBACK:
                 return "IP_LOCALNET"
@@ -198,7 +199,7 @@ class Ipv4Input:
         self._deliver(
             RxPacket(
                 buf, 0, len(header), len(buf), rx.proto, rx.src, rx.dst, header[1], first.ttl,
-                0, False, rx.iif, rx.now, queue.truesize,
+                0, False, rx.iif, rx.now, queue.charge(),
             )
         )  # fmt: skip
 

@@ -181,7 +181,7 @@ class Ipv6Input:
             if whole is None:
                 self._refuse("PKT_TOO_BIG", "Ip6ReasmFails")
                 return
-            whole.iif, whole.now, whole.truesize = rx.iif, rx.now, queue.truesize
+            whole.iif, whole.now, whole.truesize = rx.iif, rx.now, queue.charge()
             self._walk(whole)
 
     def _rebuild(self, first: RxPacket, payload: bytes, ecn: int) -> RxPacket | None:

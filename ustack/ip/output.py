@@ -51,6 +51,7 @@ from ustack.sock.sock import (
     Sock,
 )
 from ustack.sock.sysctl import Sysctl
+from ustack.sock.truesize import tx_truesize
 from ustack.wire import ipv4, ipv6
 from ustack.wire.checksum import checksum
 from ustack.wire.packet import (
@@ -375,7 +376,7 @@ class IpOutput(Net):
         mtu: int,
         charge: int,
     ) -> int:
-        """Send `data` (a finished transport packet) in pieces, each with its share of the
+        """Send `data` (a finished transport packet) in pieces, each with its own part of the
         charge. EMSGSIZE if `mtu` has no room for 8 bytes."""
         version = dst.version
         self._count(version, "OutRequests")
@@ -390,9 +391,10 @@ class IpOutput(Net):
         self._count(version, "FragOKs")
         self._count(version, "FragCreates", len(pieces))
         verdict = TAKEN
-        share, rest = divmod(charge, len(pieces))
         for header, piece in pieces:
-            cost, rest = share + rest, 0
+            whole = piece is pieces[-1][1]
+            cost = charge if whole else min(tx_truesize(len(header) + len(piece)), charge)
+            charge -= cost
             if sk is not None and sk.notify is not None and sk.notify.capture:
                 sk.notify.packet, sk.notify.capture = header + piece, False
             answer = dst.dev.xmit(Packet(header, (piece,), len(piece), 0, 0, 0, sk, cost))
@@ -440,7 +442,8 @@ class IpOutput(Net):
         if dst.version == 4:
             ip = ipv4.build_header(saddr, daddr, proto, length, ident, False, ttl, tos)
         else:
-            ip = ipv6.build_header(saddr, daddr, proto, length, ttl, tos, 0)
+            flow = self._flow_label(saddr, daddr, 0)
+            ip = ipv6.build_header(saddr, daddr, proto, length, ttl, tos, flow)
         self._count(dst.version, "OutRequests")
         head = ip + bytes(message[0])
         dst.dev.xmit(Packet(head, message[1:], length - len(message[0])))

@@ -33,6 +33,7 @@ from typing import TypeAlias
 from ustack.sock.deadlines import NEVER, Deadlines
 from ustack.sock.mib import Mib
 from ustack.sock.sysctl import Sysctl
+from ustack.sock.truesize import BUFFER_OVERHEAD, rx_truesize
 from ustack.wire.packet import RxPacket
 
 ADDED, DUPLICATE, OVERLAP = 0, 1, 2
@@ -118,6 +119,25 @@ class FragQueue:
     def complete(self) -> bool:
         """Nothing is missing."""
         return self.first is not None and 0 < self.complete_at == self.meat
+
+    def charge(self) -> int:
+        """What the datagram costs its receiver: while fragments fit into the tail of the
+        first one's buffer they are copied there and cost nothing, the others come along as
+        they are (Linux: `inet_frag_reasm_finish`, `skb_try_coalesce`)."""
+        first = self.first
+        assert first is not None
+        length = first.end - first.l3
+        total = rx_truesize(length)
+        room = total - BUFFER_OVERHEAD - length
+        parts = [part for run in self.parts for part in run]
+        headers = length - len(parts[0])
+        for part in parts[1:]:
+            if len(part) <= room:
+                room -= len(part)
+            else:
+                room = 0
+                total += rx_truesize(headers + len(part))
+        return total
 
     def data(self) -> bytes:
         """The bytes held, in order."""

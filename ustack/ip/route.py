@@ -290,6 +290,8 @@ class RouteTable:
         if kind and kind != BROADCAST:
             own = LOOPBACK4 if daddr[0] == 127 and version == 4 else daddr
             return Dst(version, self.loopback, own, local=True)
+        if daddr == LIMITED and not oif and self.lookup(daddr) is None:
+            raise error(ENETUNREACH)
         if kind == BROADCAST or (version == 6 and daddr[0] == 0xFF):
             return self._resolve_on_link(daddr, oif, version, kind == BROADCAST)
         if version == 4 and _is_multicast4(daddr) and (oif or self.lookup(daddr)):

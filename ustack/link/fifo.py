@@ -9,8 +9,8 @@ Structure: a first-in first-out queue of at most `limit` packets (Linux: `pfifo_
 `txqueuelen`) in front of another device, drained by a token bucket of `rate` bytes a
 second that holds at most `burst` bytes (Linux: `sch_tbf`). Tokens are kept as the time
 at which the bucket will have been empty: `_empty_at` moves on by each packet's time on
-the wire, never falls more than a full bucket behind, and a packet may pass once it is not
-ahead of the clock. So there is no refill to compute and nothing ticks.
+the wire and never falls more than a full bucket behind; a packet may pass once the bucket
+holds its length, or is full. So there is no refill to compute and nothing ticks.
 
 A packet that finds the queue empty and tokens in the bucket goes straight through with
 the inner device's verdict. Else it waits (QUEUED, its charge is held) or is refused
@@ -89,7 +89,7 @@ class Fifo(Device):
             if not self._rate:
                 return self._pass(packet)
             now = self._clock()
-            if self._empty_at <= now:
+            if self._may_pass(packet) <= now:
                 full = now - self._burst_ns
                 self._empty_at = max(self._empty_at, full) + self._time(packet)
                 return self._pass(packet)
@@ -98,12 +98,16 @@ class Fifo(Device):
             return DROPPED
         queue.append(packet)
         if len(queue) == 1:
-            self._deadlines.arm(self, self._empty_at)
+            self._deadlines.arm(self, self._may_pass(packet))
         return QUEUED
 
     def _time(self, packet: Packet) -> int:
         """How long the packet occupies the wire, in ns."""
         return -(-wire_length(packet) * SECOND // self._rate)
+
+    def _may_pass(self, packet: Packet) -> int:
+        """When the bucket holds enough for `packet`."""
+        return self._empty_at + min(self._time(packet), self._burst_ns)
 
     def _pass(self, packet: Packet) -> int:
         verdict = self.inner.xmit(packet)
@@ -115,12 +119,12 @@ class Fifo(Device):
         return verdict
 
     def next_deadline(self) -> int:
-        return self._empty_at if self._queue else NEVER
+        return self._may_pass(self._queue[0]) if self._queue else NEVER
 
     def handle_timeout(self, now: int) -> None:
         """Let go of what the bucket has tokens for."""
         queue = self._queue
-        while queue and self._empty_at <= now:
+        while queue and self._may_pass(queue[0]) <= now:
             packet = queue.popleft()
             # from when the wire was free, not from now: a late timer slows nothing down
             self._empty_at += self._time(packet)

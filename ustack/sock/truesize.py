@@ -25,6 +25,8 @@ _SMALL_LIMIT = 256 - 64  # largest IP length in a small head
 _HEAD_AND_TAIL = 64 + 320
 _LINEAR_LIMIT = 16_000  # largest IP length in one buffer (Linux: SKB_MAX_ALLOC)
 _UDP_HEADERS = 28
+# of a received packet's charge, what its buffer cannot hold: descriptor, headroom, tail
+BUFFER_OVERHEAD = _DESCRIPTOR + _HEAD_AND_TAIL
 _IP6_HEADER, _FRAGMENT_HEADER = 40, 8
 _MERGED_HEADERS = 40  # the least that IP and TCP headers take off a merged frame's pages
 

@@ -19,6 +19,7 @@ from __future__ import annotations
 from errno import EMSGSIZE, ENOBUFS
 
 from ustack.sock.errors import error
+from ustack.sock.multicast import hops
 from ustack.sock.sock import MSG_MORE, MSG_PROBE
 from ustack.sock.truesize import tx_truesize
 from ustack.sock.wait import Op
@@ -119,6 +120,10 @@ def push(sk: UdpSock, now: int) -> None:
     flush(sk)
     if len(pending.daddr) == 4:
         pending.saddr, pending.daddr, pending.dport = sk.flow
+        if not pending.own_ttl:
+            pending.ttl = sk.ttl if not pending.dst.multicast else hops(sk, False)
+        if not pending.own_tos:
+            pending.tos = sk.tos
     gso_size = output.check_gso(sk, pending, len(data), now)
     output.transmit(sk, pending, data, gso_size, charge, now)
 

@@ -214,9 +214,9 @@ def _with_control(sk: UdpSock, daddr: bytes, dport: int, control: tuple[Cmsg, ..
     dst = route(sk, daddr, saddr, wanted.oif or sk.bindtodevice)
     pending = _cork(sk, dst, saddr or dst.saddr, dst.daddr, dport)
     if wanted.ttl >= 0:
-        pending.ttl = wanted.ttl
+        pending.ttl, pending.own_ttl = wanted.ttl, True
     if wanted.tos >= 0:
-        pending.tos = wanted.tos
+        pending.tos, pending.own_tos = wanted.tos, True
     pending.gso_size = wanted.gso_size
     pending.dontfrag = wanted.dontfrag
     pending.stamps = wanted.stamps

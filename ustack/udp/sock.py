@@ -41,15 +41,16 @@ class Cork:
     """A datagram on its way: where it goes and how, fixed by its first call, and its bytes.
 
     `gso_size` and `dontfrag` are what control messages asked for, -1 where the socket's
-    options hold. A corked one collects in `buffer`; `charge` is what its fragments are
-    charged with meanwhile, on `wmem_alloc`, and `tail` the IP length of the last of them.
-    `stamps` are the transmit timestamps wanted for it, `zerocopy` how many of its calls had
-    MSG_ZEROCOPY.
+    options hold. `own_ttl` and `own_tos`: `ttl` and `tos` come from control messages; else
+    an IPv4 datagram has what the socket's options say when it leaves. A corked one collects
+    in `buffer`; `charge` is what its fragments are charged with meanwhile, on `wmem_alloc`,
+    and `tail` the IP length of the last of them. `stamps` are the transmit timestamps wanted
+    for it, `zerocopy` how many of its calls had MSG_ZEROCOPY.
     """
 
     __slots__ = (
-        "buffer", "charge", "daddr", "dontfrag", "dport", "dst", "gso_size", "saddr", "stamps",
-        "tail", "tos", "ttl", "zerocopy",
+        "buffer", "charge", "daddr", "dontfrag", "dport", "dst", "gso_size", "own_tos", "own_ttl",
+        "saddr", "stamps", "tail", "tos", "ttl", "zerocopy",
     )  # fmt: skip
 
     def __init__(
@@ -61,6 +62,7 @@ class Cork:
         self.dport = dport
         self.ttl = ttl
         self.tos = tos
+        self.own_ttl = self.own_tos = False
         self.gso_size = -1
         self.dontfrag = -1
         self.stamps = 0
