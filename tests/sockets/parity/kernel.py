@@ -25,6 +25,7 @@ from dataclasses import fields
 from typing import Any
 
 from tests.sockets.parity.peer import icmp
+from tests.sockets.parity.shaper import Shaper
 from tests.sockets.parity.wheel import TICK, jiffies_offset
 from tools.testbed import Netns
 from ustack.sock.sysctl import Sysctl
@@ -43,7 +44,13 @@ class KernelSut:
     name = "kernel"
 
     def __init__(
-        self, v6: bool, local: str, peer: str, settings: dict[str, Any], mtu: int = 1500
+        self,
+        v6: bool,
+        local: str,
+        peer: str,
+        settings: dict[str, Any],
+        mtu: int = 1500,
+        shaper: Shaper | None = None,
     ) -> None:
         self.v6 = v6
         processors = os.sched_getaffinity(0)
@@ -65,6 +72,14 @@ class KernelSut:
             f"address add {local}{suffix} dev tun0",
             f"link set tun0 mtu {mtu} txqueuelen 10000 up",
         )
+        if shaper is not None:
+            self._shape(*shaper)
+
+    def _shape(self, rate: int, burst: int, limit: int) -> None:
+        add = ["tc", "qdisc", "add", "dev", "tun0"]
+        bucket = ["rate", f"{rate * 8}bit", "burst", str(burst), "limit", "100000000"]
+        self.netns.run([*add, "root", "handle", "1:", "tbf", *bucket])
+        self.netns.run([*add, "parent", "1:1", "pfifo", "limit", str(limit)])
 
     def _sysctls(self, settings: dict[str, Any]) -> None:
         """Every setting that a stack has, as a stack has it."""

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from tests.sockets.parity.shaper import Shaper
 from tests.sockets.parity.trace import Trace
 from tests.sockets.parity.trial import play
 
@@ -21,15 +22,22 @@ class Job:
     """What a worker needs to know of one scenario, one family, one case."""
 
     def __init__(
-        self, module: str, function: str, v6: bool, case: Any, settings: dict[str, Any], mtu: int
+        self,
+        module: str,
+        function: str,
+        v6: bool,
+        case: Any,
+        settings: dict[str, Any],
+        mtu: int,
+        shaper: Shaper | None,
     ) -> None:
         self.module, self.function, self.v6, self.case = module, function, v6, case
-        self.settings, self.mtu = settings, mtu
+        self.settings, self.mtu, self.shaper = settings, mtu, shaper
 
     def run(self, backend: str) -> Trace:
         """In a worker: play it on one backend."""
         body = getattr(importlib.import_module(self.module), self.function).body
-        return play(body, backend, self.v6, self.settings, self.case, self.mtu)
+        return play(body, backend, self.v6, self.settings, self.case, self.mtu, self.shaper)
 
 
 def parity(
@@ -38,6 +46,7 @@ def parity(
     v4: bool = True,
     cases: Sequence[Any] = (),
     mtu: int = 1500,
+    shaper: Shaper | None = None,
     per_case: dict[Any, dict[str, Any]] | None = None,
     **settings: Any,
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -51,7 +60,7 @@ def parity(
         def job(family: str, case: Any) -> Job:
             name = body.__name__
             alike = {**ALIKE, **settings, **per_case.get(case, {})}
-            return Job(body.__module__, name, family == "ipv6", case, alike, mtu)
+            return Job(body.__module__, name, family == "ipv6", case, alike, mtu, shaper)
 
         def test(request: pytest.FixtureRequest, family: str, runner: Any) -> None:
             runner.check(request.node)

@@ -14,7 +14,9 @@ from collections.abc import Callable, Generator
 from ipaddress import ip_address
 from typing import Any
 
+from tests.sockets.parity.shaper import Shaper
 from tests.sockets.parity.wheel import HZ, TICK, Wheel, jiffies_offset
+from ustack.link.fifo import Fifo
 from ustack.link.gso import SoftwareGso
 from ustack.link.loopback import Loopback
 from ustack.seeds import Seeds
@@ -84,6 +86,7 @@ class StackSut:
         settings: dict[str, Any],
         mtu: int = 1500,
         clock: RealClock | VirtualClock | None = None,
+        shaper: Shaper | None = None,
     ) -> None:
         self.v6 = v6
         self.clock = clock or RealClock()
@@ -91,7 +94,17 @@ class StackSut:
         sysctl = Sysctl(**{k: v for k, v in settings.items() if "/" not in k}, hz=HZ)
         self.stack = Stack(seeds=Seeds(None), loopback=Loopback(), sysctl=sysctl)
         self.raw = PeerDevice(mtu)
-        self.dev = SoftwareGso(self.raw)
+        self.dev: Device = SoftwareGso(self.raw)
+        if shaper is not None:
+            self.dev = Fifo(
+                self.dev,
+                self.now,
+                self.stack.deadlines,
+                self.stack.handle_tx_done,
+                shaper.limit,
+                shaper.rate,
+                shaper.burst,
+            )
         self.stack.add_device(self.dev)
         self.add_address(local + ("/64" if v6 else "/24"))
         self.wheel = Wheel(jiffies_offset() if clock is None else 0)

@@ -23,7 +23,8 @@ from collections.abc import Callable
 from typing import Any
 
 from tests.sockets.parity.kernel import KernelSut
-from tests.sockets.parity.peer import Flow, Seen, brief, icmp, pattern
+from tests.sockets.parity.peer import Flow, Seen, brief, icmp, pattern, udp
+from tests.sockets.parity.shaper import Shaper
 from tests.sockets.parity.stack import StackSut, VirtualClock
 from tests.sockets.parity.trace import Event, Trace
 
@@ -147,6 +148,17 @@ class Trial:
     def inject(self, packet: bytes, text: str) -> None:
         self.event("peer", text)
         self.sut.inject(packet)
+
+    def udp(self, data: bytes, sport: int = PEER_PORT, dport: int = PORT, **plant: Any) -> None:
+        """The peer sends a datagram; `plant` as `peer.udp`, and `src` and `dst`."""
+        shown = "".join(f" {key} {_brief(value)}" for key, value in plant.items())
+        src, dst = plant.pop("src", self.peer), plant.pop("dst", self.local)
+        packet = udp(src, dst, sport, dport, data, **plant)
+        self.inject(packet, f"udp {sport}>{dport} {brief(data)}{shown}")
+
+    def ip(self, packet: bytes, text: str = "") -> None:
+        """The peer sends any packet at all."""
+        self.inject(packet, text or f"packet {brief(packet)}")
 
     def icmp_error(self, kind: int, code: int, quoted: Seen | bytes, rest: int = 0) -> None:
         """An ICMP error (of the family's own numbers) about a packet that the system sent."""
@@ -333,6 +345,13 @@ class Socket:
         text = f"recv({length}{f', {flags:#x}' if flags else ''})"
         return self._call(text, lambda: self.raw.recv(length, flags))
 
+    def raw_recv(self) -> Any:
+        """Receive without a word in the trace: for what may differ from run to run."""
+        try:
+            return self.raw.recv(1 << 16)
+        except OSError as why:
+            return self.plain(why)
+
     def start_send(self, data: int, flags: int = 0) -> Call:
         body = pattern(self.sent, data)
         return self._start(f"send({data})", lambda raw: raw.send(body, flags))
@@ -451,6 +470,10 @@ def _address(addr: Any) -> Any:
     return f"{addr[0]} {shown}"
 
 
+def _brief(value: Any) -> str:
+    return value.hex() if isinstance(value, bytes) else str(value)
+
+
 def _int32(value: int) -> int:
     return (value + 2**31) % 2**32 - 2**31
 
@@ -462,15 +485,16 @@ def play(
     settings: dict[str, Any],
     case: Any = None,
     mtu: int = 1500,
+    shaper: Shaper | None = None,
 ) -> Trace:
     """Run a scenario once. `backend` is "kernel", "ustack" or "virtual"."""
     local = LOCAL6 if v6 else LOCAL4
     sut: KernelSut | StackSut
     if backend == "kernel":
-        sut = KernelSut(v6, local, PEER6 if v6 else PEER4, settings, mtu)
+        sut = KernelSut(v6, local, PEER6 if v6 else PEER4, settings, mtu, shaper)
     else:
         clock = VirtualClock() if backend == "virtual" else None
-        sut = StackSut(v6, local, settings, mtu, clock)
+        sut = StackSut(v6, local, settings, mtu, clock, shaper)
     sut.align()
     trial = Trial(sut, v6)
     try:
