@@ -13,8 +13,8 @@ for packets without a socket: RST, SYN-ACK, ICMP.
 Rules. DF is set where the path MTU is to be discovered: DO and PROBE always (PROBE for
 datagrams only), WANT while the datagram fits and the path is not locked at the minimum.
 The identification counts up by one for each packet of a connected socket, also under DF;
-otherwise it is 0 where the socket insists on DF and a counter hashed by the pair of hosts
-where it does not. A
+otherwise it is 0 where the socket insists on DF and a counter of the destination where it
+does not. A
 super-segment takes as many ids as it has segments. Fragments carry a finished checksum,
 whole packets leave it to the device.
 
@@ -71,7 +71,6 @@ _IPV4 = Struct("!HHHHHH8s")  # version ihl tos, length, id, fragment, ttl protoc
 _IPV6 = Struct("!IHH32s")  # version class flow, payload length, next header hops, addrs
 _H = Struct("!H")
 _CSUM_OFFSET = {IPPROTO_TCP: 16, IPPROTO_UDP: 6}  # ICMP comes with its checksum complete
-_IDENT_BUCKETS = 2039
 _FLOW_MODULUS = 1048573  # the largest prime below 2**20
 _MAX_LEN = 65535
 
@@ -122,7 +121,6 @@ class IpOutput(Net):
         self.routes = RouteTable(loopback, sysctl)
         self._rng = seeds.stream("ip")
         self._flow_salt = self._rng.getrandbits(64)
-        self._idents: dict[int, int] = {}
         self.groups = Groups()
         self._counters = self.mib.values
         self.on_echo: Callable[[EchoRequest], None] | None = None
@@ -277,7 +275,7 @@ class IpOutput(Net):
                 disc == PMTUDISC_WANT and not dst.pmtu_locked and hlen + length <= dst.mtu(now)
             )
             segs = -(-payload_len // gso_size) if gso_size and payload_len else 1
-            ident = self._ident(sk, saddr, daddr, proto, df and disc != PMTUDISC_WANT, segs)
+            ident = self._ident(sk, dst, df and disc != PMTUDISC_WANT, segs)
             ip = ipv4.build_header(saddr, daddr, proto, length, ident, df, ttl, tos)
         else:
             ports = int.from_bytes(header[:4] if csum_offset else header[4:6], "big")
@@ -313,7 +311,7 @@ class IpOutput(Net):
         if sk.frag_size and dst.version == 6:
             mtu = min(mtu, sk.frag_size)
         data = _completed(header, payload, _CSUM_OFFSET.get(proto, 0))
-        ident = self._ident(sk, saddr, daddr, proto, False, 1)
+        ident = self._ident(sk, dst, False, 1)
         if dst.multicast or dst.broadcast:
             size = len(data)
             if dst.version == 4:
@@ -341,19 +339,17 @@ class IpOutput(Net):
         """Where copies of what leaves by `dev` come in again."""
         raise NotImplementedError
 
-    def _ident(
-        self, sk: Sock | None, saddr: bytes, daddr: bytes, proto: int, df: bool, segs: int
-    ) -> int:
-        """The identification of the next packet (F-4, Linux: `ip_select_ident_segs`)."""
+    def _ident(self, sk: Sock | None, dst: Dst, zero: bool, segs: int) -> int:
+        """The identification of the next packet (F-4, Linux: `ip_select_ident_segs`). `zero`:
+        none is needed, the packet will never be cut."""
         if sk is not None and sk.daddr:
             return self._socket_ident(sk, segs)
-        if df:
+        if zero:
             return 0
-        bucket = (int.from_bytes(saddr + daddr, "big") + proto) % _IDENT_BUCKETS
-        ident = self._idents.get(bucket)
-        if ident is None:
+        ident = dst.ident
+        if ident < 0:
             ident = self._rng.getrandbits(16)
-        self._idents[bucket] = ident + segs & 0xFFFF
+        dst.ident = ident + segs & 0xFFFF
         return ident
 
     def _socket_ident(self, sk: Sock, segs: int) -> int:
@@ -431,7 +427,7 @@ class IpOutput(Net):
             return False
         ttl, mtu = self.sysctl.ip_default_ttl, dst.mtu(now)
         length = sum(map(len, message))
-        ident = self._ident(None, saddr, daddr, proto, False, 1) if dst.version == 4 else 0
+        ident = self._ident(None, dst, False, 1) if dst.version == 4 else 0
         if length + (20 if dst.version == 4 else 40) > mtu:
             data = memoryview(b"".join(message))
             try:

@@ -69,6 +69,7 @@ class Dst:
         "daddr",
         "dev",
         "gateway",
+        "ident",
         "local",
         "multicast",
         "obsolete",
@@ -95,6 +96,7 @@ class Dst:
         self.daddr = b""
         self.broadcast = False
         self.multicast = False
+        self.ident = -1  # next IPv4 identification on this path, -1: none yet
         self.obsolete = False
         self.pmtu = 0  # learned path MTU, 0 if none
         self.pmtu_expires = NEVER

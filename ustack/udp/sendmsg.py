@@ -147,7 +147,10 @@ def _send(
     else:
         saddr = source(sk, daddr)
         dst = route(sk, daddr, saddr, sk.bindtodevice)
-        pending = _cork(sk, dst, saddr or dst.saddr, dst.daddr, dport)
+        if dst.version == 4 and not dst.multicast:
+            pending = Cork(dst, saddr or dst.saddr, dst.daddr, dport, sk.ttl, sk.tos)
+        else:
+            pending = _cork(sk, dst, saddr or dst.saddr, dst.daddr, dport)
     if sk.tsflags:
         pending.stamps = _stamps(sk, pending)
     if flags & MSG_ZEROCOPY and sk.inet_flags & F_ZEROCOPY:
