@@ -116,12 +116,12 @@ class KernelSut:
         tick = self.now() // TICK + offset
         time.sleep((((tick | 63) + 1 - offset) * TICK - self.now()) / 1e9)
 
-    def ip(self, *commands: str) -> None:
-        """Configure the namespace with ip(8)."""
-        self.netns.ip(*commands)
-
     def add_address(self, cidr: str) -> None:
         self.netns.ip(f"address add {cidr} dev tun0" + (" nodad" if ":" in cidr else ""))
+
+    def add_route(self, via: str) -> None:
+        """A default route."""
+        self.netns.ip(f"route add default via {via} dev tun0")
 
     def inject(self, packet: bytes) -> None:
         os.write(self.tun, packet)

@@ -119,8 +119,9 @@ class StackSut:
     def add_address(self, cidr: str) -> None:
         self.stack.add_address(self.dev, cidr)
 
-    def ip(self, *commands: str) -> None:
-        """Nothing here is configured by ip(8)."""
+    def add_route(self, via: str) -> None:
+        """A default route."""
+        self.stack.add_route("::/0" if self.v6 else "0.0.0.0/0", self.dev, via)
 
     def inject(self, packet: bytes) -> None:
         now = self.enter()

@@ -177,6 +177,16 @@ class Trial:
             raw.setsockopt(SOL_TCP, socket.TCP_CONGESTION, cc.encode())
         return self.wrap(raw)
 
+    def make(self, family: int, type_: int, proto: int = 0) -> Any:
+        """socket(2) with any arguments: a `Socket` or an errno, closed again at once."""
+        value: Any = "a socket"
+        try:
+            self.sut.socket(family, type_, proto).close()
+        except OSError as why:
+            value = errno.errorcode.get(why.errno or 0, str(why))
+        self.event("call", f"socket({family}, {type_:#x}, {proto})", value)
+        return value
+
     def wrap(self, raw: Any) -> Socket:
         self._names += 1
         return Socket(self, raw, f"s{self._names}" if self._names > 1 else "s")
