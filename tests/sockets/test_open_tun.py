@@ -116,3 +116,26 @@ async def test_an_interface_that_is_deleted_is_an_error() -> None:
 
     with trio.fail_after(10), pytest.raises(OSError, match=f"{NEAR_DEV} has been removed"):
         await use()
+
+
+async def test_a_slow_link_makes_senders_wait() -> None:
+    """800 kbit/s: a datagram of 1000 bytes takes 10 ms, and its charge is held as long."""
+    async with ustack.open_tun(NEAR_DEV, rate=800_000, txqueuelen=1000) as stack:
+        peer = trio.socket.socket(type=socket.SOCK_DGRAM)
+        await peer.bind(("10.9.0.1", 0))
+        sock = stack.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4608)
+        await sock.connect(peer.getsockname())
+        for _ in range(5):  # one goes at once, four make the buffer full
+            await sock.send(bytes(972), socket.MSG_DONTWAIT)
+        with pytest.raises(BlockingIOError):
+            await sock.send(bytes(972), socket.MSG_DONTWAIT)
+        started = trio.current_time()
+        with trio.fail_after(10):
+            for _ in range(20):
+                await sock.send(bytes(972))
+            assert trio.current_time() - started >= 0.19
+            await sock.wait_writable()
+        assert stack.statistics().devices[-1].tx_dropped == 0
+        sock.close()
+        peer.close()
