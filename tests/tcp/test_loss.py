@@ -44,8 +44,25 @@ def test_d12_a_block_cuts_a_large_entry_on_segment_borders():
     entries = len(b.sk.rtx_queue)
     sack(b, (1, 3))
     assert pipe(b) == (10, 2, 0, 0)
-    assert len(b.sk.rtx_queue) == entries + 2
+    assert len(b.sk.rtx_queue) == entries + 1  # what is SACKed stands in one
+    assert [(b.rel(s.seq), s.len) for s in b.sk.rtx_queue][:3] == [
+        (1, MSS), (seg(1), 2 * MSS), (seg(3), MSS),
+    ]  # fmt: skip
     assert b.sk.in_flight == 8
+
+
+def test_d12_sacked_neighbours_are_merged():
+    """However they were reported, and what they are charged for goes with them."""
+    b = flight()
+    before = b.wq()
+    entries = len(b.sk.rtx_queue)
+    sack(b, (2, 4))
+    sack(b, (6, 8))
+    sack(b, (2, 8))
+    tagged = [skb for skb in b.sk.rtx_queue if skb.sacked & SACKED_ACKED]
+    assert [(b.rel(s.seq), s.len, s.pcount) for s in tagged] == [(seg(2), 6 * MSS, 6)]
+    assert b.wq() == before - 832 * (entries - len(b.sk.rtx_queue))
+    assert pipe(b)[1] == 6
 
 
 def test_d12_only_whole_segments_count():

@@ -19,6 +19,7 @@ Sources: RFC 2018, RFC 6675, Linux `tcp_sacktag_write_queue`, `tcp_sacktag_one`,
 
 from __future__ import annotations
 
+from ustack.sock.truesize import TX_OVERHEAD
 from ustack.tcp import rack
 from ustack.tcp.ackstate import (
     FLAG_DATA_SACKED,
@@ -26,13 +27,18 @@ from ustack.tcp.ackstate import (
     FLAG_ORIG_SACK_ACKED,
     AckState,
 )
+from ustack.tcp.output import split
 from ustack.tcp.rate import skb_delivered
 from ustack.tcp.retransmit import fragment, too_fragmented
 from ustack.tcp.segment import Segment
-from ustack.tcp.skb import EVER_RETRANS, LOST, SACKED_ACKED, SACKED_RETRANS, Skb
+from ustack.tcp.skb import EVER_RETRANS, LOST, MAX_PARTS, SACKED_ACKED, SACKED_RETRANS, Skb
 from ustack.tcp.sock import TcpSock
 from ustack.tcp.state import CA_LOSS
 from ustack.wire.seq import unwrap
+
+# what `_shift` has done
+NOT_SHIFTED, NOTHING, SHIFTED = range(3)
+_TAGS = SACKED_ACKED | SACKED_RETRANS | LOST
 
 
 def highest_sack_seq(sk: TcpSock) -> int:
@@ -145,8 +151,11 @@ def _tag_range(sk: TcpSock, start: int, end: int, block: tuple[int, int], st: Ac
         skb = queue.at(i)
         if skb.seq >= end:
             return
+        shifted = _shift(sk, i, left, right, st)
+        if shifted == SHIFTED:
+            continue  # what stands at `i` now comes next
         i += 1
-        if skb.end_seq <= left or skb.sacked & SACKED_ACKED:
+        if shifted == NOTHING or skb.end_seq <= left or skb.sacked & SACKED_ACKED:
             continue
         verdict = _match(sk, skb, left, right)
         if verdict is None:
@@ -176,6 +185,75 @@ def _match(sk: TcpSock, skb: Skb, left: int, right: int) -> bool | None:
         return False
     fragment(sk, skb, whole, mss)  # perhaps only a FIN stays behind
     return True if in_sack else None
+
+
+def _seglen(skb: Skb) -> int:
+    return skb.len if skb.pcount <= 1 else skb.gso_size
+
+
+def _shift(sk: TcpSock, i: int, left: int, right: int, st: AckState) -> int:
+    """Tag what the block covers of entry `i` by merging it into the SACKed entry before it,
+    as long as both consist of segments of one size; one that closes a gap takes in the
+    entry behind it as well. NOT_SHIFTED: tag it in place (`tcp_shift_skb_data`)."""
+    queue = sk.rtx_queue
+    skb = queue.at(i)
+    if not i or not skb.len or skb.sacked & (LOST | SACKED_RETRANS) == SACKED_RETRANS:
+        return NOT_SHIFTED
+    prev = queue.at(i - 1)
+    if prev.sacked & _TAGS != SACKED_ACKED or prev.eor:
+        return NOT_SHIFTED
+    if left <= skb.seq and skb.end_seq <= right:
+        mss = _seglen(skb)
+        if mss != _seglen(prev):
+            return NOT_SHIFTED
+    else:
+        if skb.end_seq <= left or skb.pcount <= 1:
+            return NOTHING
+        mss = skb.gso_size
+        if not left <= skb.seq or mss != _seglen(prev):
+            return NOT_SHIFTED
+        segs = (right - skb.seq) // mss
+        if not segs:
+            return NOTHING
+        _cut(sk, skb, segs, mss)
+    _merge(sk, prev, skb, mss, st)
+    if i < len(queue):
+        behind = queue.at(i)
+        alike = behind.sacked & _TAGS == SACKED_ACKED and _seglen(behind) == mss
+        if behind.len and alike and not prev.eor:
+            _merge(sk, prev, behind, mss, st)
+    return SHIFTED
+
+
+def _cut(sk: TcpSock, skb: Skb, segs: int, mss: int) -> None:
+    """Only the first `segs` segments of `skb` are in the block."""
+    pcount = skb.pcount
+    rear = split(skb, segs * mss)
+    skb.pcount, rear.pcount = segs, pcount - segs
+    skb.gso_size = rear.gso_size = mss
+    sk.wmem_queued += TX_OVERHEAD
+    sk.rtx_queue.insert_after(skb, rear)
+
+
+def _merge(sk: TcpSock, prev: Skb, skb: Skb, mss: int, st: AckState) -> None:
+    """`skb` becomes part of `prev` and leaves the queue (`tcp_shifted_skb`)."""
+    if not skb.sacked & SACKED_ACKED:
+        _sacktag_one(sk, skb, st)
+    prev.parts += skb.parts
+    if len(prev.parts) > MAX_PARTS:  # sent again only if the peer takes its word back
+        prev.parts = [b"".join(prev.parts)]
+    prev.len += skb.len
+    prev.end_seq = skb.end_seq
+    if prev.pcount == 1:
+        prev.gso_size = mss
+    prev.pcount += skb.pcount
+    prev.flags |= skb.flags
+    prev.eor = skb.eor
+    prev.sacked |= skb.sacked & EVER_RETRANS
+    prev.tx_mark = max(prev.tx_mark, skb.tx_mark)
+    prev.tx_delivered_at = 0
+    sk.rtx_queue.remove_after(prev)
+    sk.wmem_queued -= TX_OVERHEAD
 
 
 def _sacktag_one(sk: TcpSock, skb: Skb, st: AckState) -> None:
