@@ -94,6 +94,8 @@ def _recv_blocking(sk: TcpSock, read: _Read, now: int, deadline: int | None) -> 
             now = yield forever if deadline is None else Wait(sk.wait_queue, deadline)
             if read.peeking and sk.copied_seq != copied_seq:  # somebody else has read
                 read.peek_seq = sk.copied_seq + max(sk.peek_off, 0)
+            if not read.left:
+                return _finish(sk, read, now)  # whatever woke it: it wanted nothing (B-6)
             may_wait = deadline is None or now < deadline
             if _pass(sk, read, now, may_wait):
                 return _finish(sk, read, now)
@@ -131,9 +133,10 @@ def _pass(sk: TcpSock, read: _Read, now: int, may_wait: bool) -> bool:
 
 
 def _take(sk: TcpSock, read: _Read, now: int) -> bool:
-    """Drain the queue into the message; true if that ends the call (rule B-3)."""
+    """Drain the queue into the message; true if that ends the call (rule B-3). A read of
+    length 0 looks too: it returns once there is data, and takes the end (rule B-6)."""
     queue = sk.receive_queue
-    while read.left:
+    while True:
         seq = read.peek_seq if read.peeking else sk.copied_seq
         if sk.urg_data and sk.urg_seq == seq and read.len:
             return True  # a read stops short of the urgent byte
@@ -149,7 +152,9 @@ def _take(sk: TcpSock, read: _Read, now: int) -> bool:
                 rcv_space_adjust(sk, now)
         seq = read.peek_seq if read.peeking else sk.copied_seq
         if seq < skb.end_seq - skb.fin:
-            continue  # the read is complete, or stopped at the urgent byte
+            if not read.left:
+                return True
+            continue  # stopped at the urgent byte
         if skb.fin:
             if not read.peeking:
                 sk.copied_seq += 1
@@ -157,13 +162,8 @@ def _take(sk: TcpSock, read: _Read, now: int) -> bool:
             return True
         if not read.peeking:
             sk.rmem_alloc -= queue.eat().truesize
-    return read.len > 0 or _has_something(sk, read)
-
-
-def _has_something(sk: TcpSock, read: _Read) -> bool:
-    """A read of length 0 returns once there is data or the end (rule B-6)."""
-    seq = read.peek_seq if read.peeking else sk.copied_seq
-    return sk.receive_queue.find(seq) is not None
+        if not read.left:
+            return True
 
 
 def _copy(sk: TcpSock, read: _Read, data: memoryview, offset: int, avail: int, seq: int) -> None:
