@@ -387,7 +387,7 @@ def create_child(request: Request, seg: Segment) -> TcpSock:
     sk.snd_wscale = request.snd_wscale
     sk.ts_recent, sk.ts_recent_stamp = request.ts_recent, seg.now if request.tstamp_ok else 0
     sk.advmss = request.advmss - (TSTAMP_LEN if sk.tstamp_ok else 0)
-    sk.mss_clamp = min(request.mss, sk.user_mss or request.mss)
+    sk.mss_clamp = request.mss
     sk.snd_wnd = sk.max_window = seg.window << sk.snd_wscale
     sk.rcv_tstamp = sk.lsndtime = sk.lrcvtime = seg.now
     sync_mss(sk, sk.dst.mtu(seg.now))

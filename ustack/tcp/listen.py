@@ -135,7 +135,9 @@ class Request:
         self.iss = 0
         self.tsoffset = 0
         self.csum_base = host.pseudo_base(self.saddr, self.daddr)
-        self.mss = options.mss or default_mss(dst.version == 6)
+        self.mss = default_mss(dst.version == 6)
+        if options.mss:  # TCP_MAXSEG limits what the peer says, not what it leaves unsaid
+            self.mss = min(options.mss, listener.user_mss or options.mss)
         self.tstamp_ok = bool(sysctl.tcp_timestamps) and options.has_ts
         self.ts_recent = options.tsval
         self.sack_ok = sysctl.tcp_sack and options.sack_perm

@@ -148,13 +148,12 @@ def transmit_skb(sk: TcpSock, skb: Skb, now: int) -> int:
 
     On DROPPED the caller leaves the entry where it is: the kernel's local drop.
     """
-    if skb.pcount > 1:
-        skb.flags |= PSH  # the last segment of every burst (rule A-22)
     if skb.flags & SYN:
         verdict = _transmit_syn(sk, skb, now)
+    elif skb.pcount > 1:  # PSH ends the burst, not the entry, should it go again (rule A-22)
+        verdict = transmit(sk, skb.seq, skb.flags | PSH, now, skb.parts, skb.len, skb.gso_size)
     else:
-        gso_size = skb.gso_size if skb.pcount > 1 else 0
-        verdict = transmit(sk, skb.seq, skb.flags, now, skb.parts, skb.len, gso_size)
+        verdict = transmit(sk, skb.seq, skb.flags, now, skb.parts, skb.len, 0)
     if verdict == DROPPED:
         return verdict
     if verdict == QUEUED and skb.len:
