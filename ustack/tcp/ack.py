@@ -59,7 +59,7 @@ from ustack.tcp.timers import (
     reset_xmit_timer,
     schedule_loss_probe,
 )
-from ustack.tcp.validate import replace_ts_recent, send_challenge_ack
+from ustack.tcp.validate import is_predicted, replace_ts_recent, send_challenge_ack
 from ustack.wire.tcp import SYN
 
 ACK_OK, ACK_OLD, ACK_REJECTED = 1, 0, -1
@@ -139,6 +139,8 @@ def _account(
 def _old_ack(sk: TcpSock, seg: Segment) -> int:
     """Below snd_una: perhaps reordered, perhaps forged (RFC 5961 section 5.2)."""
     if seg.ack < sk.snd_una - min(sk.max_window, sk.bytes_acked):
+        if sk.tstamp_ok and is_predicted(sk, seg):
+            replace_ts_recent(sk, seg)
         send_challenge_ack(sk, seg.now)
         return ACK_REJECTED
     if seg.options.sacks and sk.sack_ok:

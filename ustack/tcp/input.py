@@ -43,7 +43,7 @@ from ustack.tcp.state import (
     TIME_WAIT,
 )
 from ustack.tcp.timewait import TIMEWAIT_LEN
-from ustack.tcp.validate import OK, RESET, validate_incoming
+from ustack.tcp.validate import OK, RESET, is_next, is_predicted, validate_incoming
 from ustack.wire.tcp import ACK, FIN, RST, SYN, URG
 
 # what `_all_acked` says: process the rest, nothing is left to do, answer with a RST
@@ -63,33 +63,17 @@ def rcv(sk: TcpSock, seg: Segment) -> bool:
 
 
 def _established(sk: TcpSock, seg: Segment) -> bool:
-    if not _is_next(sk, seg):
+    if not is_next(sk, seg):
         if not seg.flags & (ACK | RST | SYN):
             sk.drop("TCP_FLAGS")
             return True
         if not _validated(sk, seg):
             return True
-    if tcp_ack(sk, seg) == ACK_REJECTED:
-        sk.drop("TCP_UNSENT_ACK")
+    if tcp_ack(sk, seg) == ACK_REJECTED and not is_predicted(sk, seg):
+        sk.drop("TCP_UNSENT_ACK" if seg.ack > sk.snd_nxt else "TCP_TOO_OLD_ACK")
         return True
     _process_text(sk, seg)
     return True
-
-
-def _is_next(sk: TcpSock, seg: Segment) -> bool:
-    """Header prediction: the next segment in order, in the window, its timestamp not older
-    than the last one. Nothing in `validate_incoming` can object to that."""
-    options = seg.options
-    return (
-        seg.seq == sk.rcv_nxt
-        and seg.flags & (ACK | RST | SYN) == ACK
-        and seg.end_seq <= sk.rcv_wup + sk.rcv_wnd
-        and (
-            not options.has_ts
-            or not sk.tstamp_ok
-            or (options.tsval - sk.ts_recent) & 0x80000000 == 0
-        )
-    )
 
 
 def _validated(sk: TcpSock, seg: Segment) -> bool:
@@ -203,6 +187,8 @@ def _late_text(sk: TcpSock, seg: Segment) -> bool:
             reset(sk, seg.now)
             return False
         data_queue(sk, seg)
+    else:
+        sk.drop("NOT_SPECIFIED")
     if sk.state != CLOSE:
         data_snd_check(sk, seg.now)
         ack_snd_check(sk, seg.now)

@@ -365,7 +365,7 @@ class TcpSock(Sock):
 
     def write_space(self) -> None:
         """Wake writers if there is room by the poll rule (`sk_stream_write_space`)."""
-        if self.nospace and self.is_writeable():
+        if self.is_writeable():
             self.nospace = False
             self.wake_writers()
 

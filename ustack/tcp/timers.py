@@ -137,6 +137,16 @@ def delack_max(sk: TcpSock) -> int:
     return longest if longest < TCP_DELACK_MAX else TCP_DELACK_MAX
 
 
+def _expires_within(sk: TcpSock, pending_at: int, ato: int, now: int) -> bool:
+    """Is the pending timer due within a quarter of `ato`? With ticks all of it is counted
+    in them, and `arm` has added one to the deadline."""
+    hz: int = sk.net.sysctl.hz
+    if not hz:
+        return pending_at <= now + (ato >> 2)
+    tick = SEC // hz
+    return pending_at // tick - 1 <= now // tick + (ato // tick >> 2)
+
+
 def send_delayed_ack(sk: TcpSock, now: int, ack_now: bool = False) -> bool:
     """Schedule the delayed ACK; true if it should rather be sent at once (rule B-53)."""
     ato = sk.ato
@@ -150,9 +160,11 @@ def send_delayed_ack(sk: TcpSock, now: int, ack_now: bool = False) -> bool:
     at = now + min(ato, delack_max(sk))
     if sk.ack_pending & ACK_TIMER:
         pending_at = sk.timers[T_DELACK]
-        if pending_at <= now + (ato >> 2):
+        if _expires_within(sk, pending_at, ato, now):
             return True
-        at = min(at, pending_at)
+        if pending_at <= at:
+            sk.ack_pending |= ACK_SCHED
+            return False
     sk.ack_pending |= ACK_SCHED | ACK_TIMER
     sk.arm(T_DELACK, at)
     return False
