@@ -11,8 +11,10 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import re
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
+from itertools import zip_longest
 from typing import NamedTuple
 
 from hypothesis import HealthCheck, Phase, given, seed, settings
@@ -20,6 +22,7 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from tests.fuzz.compare import differing, first_difference, listing
 from tests.fuzz.program import GAP, Program, programs
 from tests.fuzz.run import KernelHost, Result, play_stack
+from tests.sockets.parity.trace import Event
 from tools.testbed import die_with_parent
 
 WORKERS = int(os.environ.get("USTACK_FUZZ_WORKERS", "24"))
@@ -66,12 +69,14 @@ def check(program: Program) -> Outcome:
     ours = play_stack(program)
     host = _host(dict(program.setup)["v6"])
     outcome = Outcome(program, "", "", 0)
-    for attempt in range(1, TRIES + 1):
+    late = 0
+    while outcome.tries - late < TRIES and late < 3 * TRIES:
         theirs = host.play(program, ours.plan)
         kind, text = _judge(theirs, ours)
-        outcome = Outcome(program, kind, text, attempt)
+        outcome = Outcome(program, kind, text, outcome.tries + 1)
         if not kind:
             break
+        late += theirs.lateness > LATEST
     return outcome
 
 
@@ -84,13 +89,34 @@ def _judge(theirs: Result, ours: Result) -> tuple[str, str]:
     fields = differing(kernel, ustack, at)
     if fields:
         return "state " + " ".join(sorted(fields)), text
-    event = (ustack.events[at : at + 1] or kernel.events[at : at + 1] or [None])[0]
     if ustack.error and at >= len(ustack.events):
         return "error " + ustack.error.strip().splitlines()[-1], text
-    if event is None:
-        return "end", text
-    name = event.text.split("(")[0] if event.kind in ("call", "done") else ""
-    return f"{event.kind} {name}".strip(), text
+    pair = [trace.events[at] if at < len(trace.events) else None for trace in (kernel, ustack)]
+    return _kind(*pair), text
+
+
+def _kind(theirs: Event | None, ours: Event | None) -> str:
+    """In short how two events differ."""
+    if theirs is None or ours is None:
+        return "end"
+    if theirs.kind != ours.kind:
+        return f"{theirs.kind} on the kernel, {ours.kind} on ustack"
+    if theirs.kind != "wire":
+        return f"{theirs.kind} {ours.text.split('(')[0]}"
+    if theirs.text == ours.text:
+        return "wire: when"
+    words = zip_longest(theirs.text.split(), ours.text.split(), fillvalue="-")
+    names = ("flags", "range", "", "ack", "", "win")
+    parts = []
+    for i, (x, y) in enumerate(words):
+        if x != y:
+            parts.append(names[i] if i < len(names) else f"{_short(x)}/{_short(y)}")
+    return "wire: " + " ".join(parts[:2])
+
+
+def _short(word: str) -> str:
+    """A word without its numbers."""
+    return re.sub(r"[0-9a-f]{8}|[0-9]+", "#", word)
 
 
 class Campaign:

@@ -1,7 +1,7 @@
 """Two traces of one program: where they part, and how to show it.
 
-Times are compared as in the parity suite, but for timers that the kernel's wheel holds in
-coarser slots (`timeline.late`). A program with a listed divergence in it (`listed`) agrees
+A packet may come as much later on the kernel as the timers that fired in its interval allow
+(`timeline.Watch.slack`). A program with a listed divergence in it (`listed`) agrees
 up to there.
 """
 
@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from tests.fuzz.timeline import MS, late
+from tests.fuzz.timeline import LATE
 from tests.sockets.parity.trace import Event, Trace
 
+EARLY = 12  # ms
 _SIGN = {"wire": "<", "peer": ">", "call": " ", "done": "*", "run": ".", "state": "="}
 
 
@@ -21,7 +22,8 @@ def same(kernel: Event, ustack: Event) -> bool:
     if kernel.since is None or ustack.since is None:
         return True
     apart = kernel.since - ustack.since
-    return -12 <= apart <= late(round(ustack.since * MS))
+    early, slack = getattr(ustack, "slack", (0, 0))
+    return -max(EARLY, early) <= apart <= max(LATE, slack)
 
 
 def first_difference(kernel: Trace, ustack: Trace) -> int | None:

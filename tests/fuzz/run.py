@@ -27,6 +27,8 @@ from tests.sockets.parity.trial import _INFO_NAMES as INFO_NAMES
 from tests.sockets.parity.trial import (
     LOCAL4,
     LOCAL6,
+    PEER4,
+    PEER6,
     PORT,
     SIOCATMARK,
     SIOCINQ,
@@ -40,6 +42,7 @@ from tests.sockets.parity.trial import (
     Trial,
 )
 from ustack.tcp.sock import TcpSock
+from ustack.tcp.state import CLOSE
 
 _INFO = (
     "state", "ca_state", "retransmits", "probes", "backoff", "options", "wscale", "snd_mss",
@@ -75,8 +78,19 @@ class FuzzTrial(Trial):
 
     def _take(self, raw: bytes, at: int) -> None:
         seen = Seen(self, raw, (at - self._window) / MS)
-        if seen.proto == 6 and seen.dport == self.port:
-            self._seen.append(seen)
+        if seen.proto != 6 or seen.dport != self.port:
+            return
+        if not seen.id and seen.text.endswith(" id 0") and self.flows[0].last_id == 0xFFFF:
+            seen.text = seen.text.removesuffix(" id 0")  # counting on
+            self.flows[0].last_id = 0
+        if seen.flags in ("R", "RA") and self._raw_seq(raw) == 0:
+            seen.text = seen.text.replace(f"{seen.seq}:{seen.seq}", "0:0")  # not our number
+        self._seen.append(seen)
+
+    @staticmethod
+    def _raw_seq(raw: bytes) -> int:
+        at = 24 if raw[0] >> 4 == 4 else 44
+        return int.from_bytes(raw[at : at + 4], "big")
 
     def advance(self, nominal: int, gap: int) -> None:
         """Let time pass until `nominal` ms after the start."""
@@ -92,13 +106,18 @@ class FuzzTrial(Trial):
         self._window = self.sut.now()
         self._seen = []
 
-    def finish_interval(self, text: str) -> None:
+    def finish_interval(self, text: str, early: int = 0, slack: int = 0) -> None:
+        """Note what came. It may come `early` ms earlier on the kernel or `slack` later."""
+        events = self.trace.events
+        first = len(events)
         self.event("run", text)
         for seen in self._seen:
             at = (self._window - self.started) / MS + seen.at
-            self.trace.events.append(Event("wire", seen.text, None, at, seen.at))
+            events.append(Event("wire", seen.text, None, at, seen.at))
         for call in [*self.calls]:
             call.look()
+        for event in events[first:]:
+            event.slack = (early, slack)  # type: ignore[attr-defined]
 
     @property
     def seen_now(self) -> list[Seen]:
@@ -119,6 +138,7 @@ class Player:
         self.socket: Socket | None = None
         self.call: Call | None = None
         self.top = self.edge = self.acked = 1
+        self.ended = False  # the peer has sent a FIN: top is behind it
 
     # -- time --------------------------------------------------------------------------
 
@@ -151,7 +171,12 @@ class Player:
             free = self.watch is None or self.watch.clear(now, sut)
             if spent >= gap and (free or spent > gap + LONGEST):
                 break
-        trial.finish_interval(f"{self.nominal - start} ms")
+        text = f"{self.nominal - start} ms"
+        if self.watch is None:
+            trial.finish_interval(text)
+        else:
+            trial.finish_interval(text, self.watch.noise, self.watch.slack + self.watch.noise)
+            self.watch.slack = 0
         return self.nominal - start
 
     # -- opening -----------------------------------------------------------------------
@@ -175,6 +200,7 @@ class Player:
         for op in s["early"]:
             first.set(*op[1:])
         settings = {name: s[name] for name in ("mss", "window", "wscale", "sack", "ts")}
+        settings["ts"] &= s["mss"] is not None  # a peer without options has none later
         if s["passive"]:
             first.set(SOL_SOCKET, 2, 1)
             first.bind("", PORT)
@@ -227,6 +253,8 @@ class Player:
         ):  # fmt: skip
             state[name] = raw.ioctl(request)
         state.update(_info(raw.getsockopt(SOL_TCP, 11, 248)))
+        if state["state"] == CLOSE:  # nobody counts what was in flight
+            state["lost"] = state["retrans"] = state["sacked"] = 0
         self.trial.event("state", "", state)
 
     def call_send(self, s: Socket, n: int, flags: int) -> None:
@@ -285,10 +313,18 @@ class Player:
 
     def peer_data(self, base: str, offset: int, length: int, flags: str, ack: str) -> None:
         start = max(1, (self.top if base == "top" else self.edge) + offset)
-        data = pattern(start, length)
-        fin = "F" in flags
-        self._send(flags, start, self._ack((ack, 0)), data=data)
-        self.top = max(self.top, start + length + fin)
+        if self.ended:  # nothing follows a FIN; what went before may come again
+            length = min(length, self.top - 1 - start)
+            if length <= 0:
+                return
+        if start + length < self.top - self.ended:
+            flags = flags.replace("F", "")
+        self._send(flags, start, self._ack((ack, 0)), data=pattern(start, length))
+        self._sent(start + length, "F" in flags)
+
+    def _sent(self, end: int, fin: bool) -> None:
+        self.top = max(self.top, end + fin)
+        self.ended |= fin
 
     def peer_sack(self, first: int, count: int) -> None:
         """A duplicate ACK with one block: `count` segments, `first` after the head."""
@@ -299,8 +335,8 @@ class Player:
         self._send("A", self.top, self.acked, sacks=sacks)
 
     def peer_fin(self) -> None:
-        self._send("FA", self.top, self.flow.seen)
-        self.top += 1
+        self._send("FA", self.top - self.ended, self.flow.seen)
+        self._sent(self.top - self.ended, True)
 
     def peer_rst(self, offset: int) -> None:
         self.flow.send("R", seq=self.edge + offset)
@@ -309,8 +345,9 @@ class Player:
         self.flow.send("S", seq=self.edge)
 
     def peer_urg(self, length: int, ptr: int) -> None:
-        self._send("UPA", self.top, self.flow.seen, data=pattern(self.top, length), urg=ptr)
-        self.top += length
+        if not self.ended:
+            self._send("UPA", self.top, self.flow.seen, data=pattern(self.top, length), urg=ptr)
+            self._sent(self.top + length, False)
 
 
 def _info(raw: bytes) -> dict[str, int]:
@@ -355,7 +392,8 @@ class KernelHost:
 
     def __init__(self, v6: bool) -> None:
         self.v6 = v6
-        self.sut = KernelSut(v6, LOCAL6 if v6 else LOCAL4, {})
+        ends = (LOCAL6, PEER6) if v6 else (LOCAL4, PEER4)
+        self.sut = KernelSut(v6, *ends, {})
         self.played = 0
 
     def play(self, program: Program, plan: list[int]) -> Result:

@@ -21,13 +21,14 @@ from collections.abc import Iterator
 from tests.sockets.parity.stack import StackSut
 from ustack.sock.deadlines import NEVER
 from ustack.tcp.skb import EVER_RETRANS
-from ustack.tcp.sock import T_COMPRESSED_ACK, T_PACING, TcpSock
+from ustack.tcp.sock import T_COMPRESSED_ACK, T_PACING, T_RETRANS, TcpSock
 from ustack.tcp.state import CLOSE, LISTEN
 
 MS = 1_000_000
 TICK = 4
 BEFORE, NEAR = 12, 6  # ms to the next timer; ms to an instant
 LATE, LATE_8, LATE_64 = 16, 52, 280
+MOST_NOISE = 100  # ms
 LONGEST = 6000  # ms that one step waits at most
 _CLOCK_MONOTONIC_COARSE = 6  # moves with the tick
 EXACT = (T_PACING, T_COMPRESSED_ACK)  # timers that are no jiffies
@@ -53,8 +54,11 @@ class Watch:
 
     def __init__(self, sk: TcpSock) -> None:
         self.sk = sk
-        self.armed: dict[int, tuple[int, int]] = {}  # timer -> (deadline, armed at)
+        self.armed: dict[int, tuple[int, int]] = {}  # timer -> (deadline, ms it may be late)
         self.busy_until = 0  # the last timer that fired may fire until then on the kernel
+        self.slack = 0  # ms by which what timers sent in this interval may come later there
+        self.noise = 0  # ms by which round trips may differ: what a timer has sent, an ACK measures
+        self._after = 0  # what the timer was late that has just fired
 
     def look(self, now: int, sut: StackSut) -> None:
         """Note what is armed at `now`, before time passes."""
@@ -62,13 +66,19 @@ class Watch:
             if at == NEVER:
                 self.armed.pop(which, None)
             elif self.armed.get(which, (0, 0))[0] != at:
-                self.armed[which] = (at, now)
+                own = TICK if which in EXACT else late(at - now)
+                self.armed[which] = (at, self._after + own + self.noise)
 
     def passed(self, now: int) -> None:
-        """Time has passed until `now`: what was due has fired."""
-        for which, (at, since) in self.armed.items():
+        """Time has passed until `now`: what was due has fired. What it armed inherits that
+        it was late."""
+        self._after = 0
+        for which, (at, slack) in self.armed.items():
             if at <= now:
-                slack = TICK if which in EXACT else late(at - since)
+                if which == T_RETRANS:
+                    self.noise = min(max(self.noise, slack), MOST_NOISE)
+                self._after = max(self._after, slack)
+                self.slack = max(self.slack, slack)
                 self.busy_until = max(self.busy_until, at + slack * MS)
 
     def clear(self, now: int, sut: StackSut) -> bool:
@@ -76,9 +86,10 @@ class Watch:
         if now < self.busy_until:
             return False
         for at in [*self.sk.timers, *_calls(sut)]:
-            if at < now + BEFORE * MS:
+            if at < now + (BEFORE + self.noise) * MS:
                 return False
-        return all(abs(now - at) >= NEAR * MS for at in _instants(self.sk, now))
+        near = (NEAR + self.noise) * MS
+        return all(abs(now - at) >= near for at in _instants(self.sk, now))
 
 
 def _calls(sut: StackSut) -> list[int]:
