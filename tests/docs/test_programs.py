@@ -14,7 +14,7 @@ import pytest
 from tests.docs.documents import ROOT
 
 FOLDER = ROOT / "docs" / "examples"
-IN_MEMORY = ("poll_demo", "select_echo", "udp_eagain", "udp_receivers")
+IN_MEMORY = ("poll_demo", "queues", "select_echo", "udp_eagain", "udp_receivers")
 ON_A_TUN = ("cork", "echo_integrity")
 COMPILED = ("echo_integrity_c",)
 
@@ -89,3 +89,7 @@ def test_every_program_is_run_here_and_described() -> None:
     assert programs == {*IN_MEMORY, *ON_A_TUN, *COMPILED}
     described = (FOLDER / "README.md").read_text()
     assert {name for name in programs if f"({name}.py)" not in described} == set()
+
+
+def test_the_table_of_queues_md_is_what_the_program_prints() -> None:
+    assert run("queues").rstrip() in (ROOT / "docs" / "queues.md").read_text()
