@@ -61,6 +61,7 @@ lint: $(STAMP)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m tools.check_sizes
+	$(BIN)/python -m tools.check_parity
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix .

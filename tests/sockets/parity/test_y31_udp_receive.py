@@ -185,3 +185,17 @@ def test_checksum_sent(t, case):
     s.send(b"hello", 0, (None, 40000))
     s.send(2000, 0, (None, 40000))
     t.settle()
+
+
+@parity("E-31", "B-16")
+def test_several_readers(t):
+    """Each datagram goes to one of the calls that wait, the first to have come."""
+    s = bound(t)
+    t.rule("E-31")
+    calls = [s.start_recv(10, 0) for _ in range(3)]
+    t.run()
+    for i in range(2):
+        t.udp(bytes([i]))
+        t.run()
+        t.check(sum(call.done for call in calls) == i + 1)
+    t.check(not calls[2].done)

@@ -29,7 +29,7 @@ def test_socket(t):
         for type_ in (1, 2, 3, 4, 5, 6, 10, 11, 99, 0, 0x801, 0x80001, 0x11, 0x401):
             if type_ not in (3, 10):  # raw and packet sockets are out of scope
                 t.make(family, type_)
-        for proto in (6, 17, 1, 255, 256, 300, -1, 132):
+        for proto in (6, 17, 1, 255, 256, 300, -2, 132):
             t.make(family, 1, proto)
             if proto not in (1, 255):
                 t.make(family, 2, proto)
