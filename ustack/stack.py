@@ -21,6 +21,7 @@ from ustack.wire.packet import IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_TCP, IPPROT
 
 _SOCK_RAW, _SOCK_MAX, _SOCK_TYPE_MASK = 3, 11, 0xF
 _SOCK_NONBLOCK, _SOCK_CLOEXEC = 0x800, 0x80000
+_NPROTO = 46  # address families
 _IPPROTO_MAX = 263  # MPTCP is the last
 _PROTOCOLS = {SOCK_STREAM: IPPROTO_TCP, SOCK_DGRAM: IPPROTO_UDP}
 _PING = {AF_INET: IPPROTO_ICMP, AF_INET6: IPPROTO_ICMPV6}
@@ -51,7 +52,11 @@ class Stack(IpHost):
     def socket(self, family: int, type_: int, proto: int = 0) -> Sock:
         """Make a socket (Linux: `__sys_socket`, `inet_create`); errors as there."""
         flags, kind = type_ & ~_SOCK_TYPE_MASK, type_ & _SOCK_TYPE_MASK
-        if flags & ~(_SOCK_NONBLOCK | _SOCK_CLOEXEC) or kind >= _SOCK_MAX:
+        if flags & ~(_SOCK_NONBLOCK | _SOCK_CLOEXEC):
+            raise error(EINVAL)
+        if not 0 <= family < _NPROTO:
+            raise error(EAFNOSUPPORT)
+        if kind >= _SOCK_MAX:
             raise error(EINVAL)
         if family not in (AF_INET, AF_INET6):
             raise error(EAFNOSUPPORT)
