@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 PEER_ISN = 2**32 - 3000
 TCP, UDP, ICMP, ICMPV6 = 6, 17, 1, 58
-_EPHEMERAL = 32768
+EPHEMERAL = 32768
 _LETTERS = (("F", 1), ("S", 2), ("R", 4), ("P", 8), ("A", 16), ("U", 32), ("E", 64), ("C", 128))
 _PATTERN = bytes(i * 7 % 251 for i in range(251)) * 600
 
@@ -331,11 +331,11 @@ class Seen:
         if fold(partial_sum(body) + pseudo) not in (0, 0xFFFF):
             words.append("bad checksum")
         if flow is None:
-            return [f"{_port(self.sport)}>{_port(self.dport)}", *words, *(["id 0"] * (not self.id))]
+            return [_ports(self.sport, self.dport), *words, *(["id 0"] * (not self.id))]
         words += self._ident(flow)
         flow.note(self)
         if len(self.trial.flows) > 1:
-            words.insert(0, f"{_port(self.sport)}>{_port(self.dport)}")
+            words.insert(0, _ports(self.sport, self.dport))
         return words
 
     def _udp(self, body: bytes) -> list[str]:
@@ -343,7 +343,7 @@ class Seen:
         length, csum = int.from_bytes(body[4:6], "big"), int.from_bytes(body[6:8], "big")
         self.data = body[8:]
         self.len = len(self.data)
-        words = [f"udp {_port(self.sport)}>{_port(self.dport)} len {length} {brief(self.data)}"]
+        words = [f"udp {_ports(self.sport, self.dport)} len {length} {brief(self.data)}"]
         if not csum:
             words.append("no checksum")
         elif not self.mf:
@@ -374,8 +374,9 @@ class Seen:
         return f"{self.text} @{self.at:.1f}"
 
 
-def _port(port: int) -> str:
-    return "*" if port >= _EPHEMERAL and not 40000 <= port < 40100 else str(port)
+def _ports(sport: int, dport: int) -> str:
+    """From the system under test, whose ephemeral ports are its own, to the peer."""
+    return f"{'*' if sport >= EPHEMERAL else sport}>{dport}"
 
 
 def _options(raw: bytes, isn: int) -> list[str]:

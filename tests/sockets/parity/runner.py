@@ -2,7 +2,7 @@
 
 The selected scenarios are handed to worker processes when the first test asks for its
 result, in the order of the tests. A scenario whose traces differ is run again, up to
-twice, alone with its like: what a busy machine made late is not late each time.
+three times, alone with its like: what a busy machine made late is not late each time.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from tests.sockets.parity.trace import Trace, first_difference, listing, rule_at
 from tools.testbed import die_with_parent
 
 BACKENDS = ("kernel", "ustack")
-AGAIN = 2
+AGAIN = 3
 WORKERS = int(os.environ.get("USTACK_PARITY_WORKERS", "20"))
 
 

@@ -26,7 +26,7 @@ def test_two_full_segments(t):
     s, f = t.connected()
     for _ in range(18):
         f.send("PA", data=100)
-        t.run(20)
+        t.run(60)
     s.recv(10000)
     t.run(60)
     t.rule("B-52")
@@ -112,7 +112,7 @@ def test_reading_everything(t):
     s, f = t.connected()
     for _ in range(18):
         f.send("PA", data=100)
-        t.run(20)
+        t.run(60)
     t.run(60)
     s.recv(10000)
     t.run(60)
@@ -147,7 +147,7 @@ def test_old_data(t):
     s, f = t.connected()
     for _ in range(18):
         f.send("PA", data=100)
-        t.run(20)
+        t.run(60)
     s.recv(10000)
     t.run(60)
     t.rule("B-52")

@@ -23,7 +23,7 @@ from collections.abc import Callable
 from typing import Any
 
 from tests.sockets.parity.kernel import KernelSut
-from tests.sockets.parity.peer import Flow, Seen, brief, icmp, pattern, udp
+from tests.sockets.parity.peer import EPHEMERAL, Flow, Seen, brief, icmp, pattern, udp
 from tests.sockets.parity.shaper import Shaper
 from tests.sockets.parity.stack import StackSut, VirtualClock
 from tests.sockets.parity.trace import Event, Trace
@@ -332,10 +332,10 @@ class Socket:
         return self._call("connect(AF_UNSPEC)", self.raw.disconnect)
 
     def name(self) -> Any:
-        return self._call("getsockname()", self.raw.getsockname, _address)
+        return self._call("getsockname()", self.raw.getsockname, _own_address)
 
     def peername(self) -> Any:
-        return self._call("getpeername()", self.raw.getpeername, _address)
+        return self._call("getpeername()", self.raw.getpeername, lambda a: f"{a[0]} {a[1]}")
 
     # -- data --------------------------------------------------------------------------
 
@@ -472,12 +472,8 @@ class _Shown(str):
         return str, (str(self),)
 
 
-def _address(addr: Any) -> Any:
-    if not isinstance(addr, tuple):
-        return addr
-    port = addr[1]
-    shown = "ephemeral" if port >= 32768 and not 40000 <= port < 40100 else str(port)
-    return f"{addr[0]} {shown}"
+def _own_address(addr: Any) -> str:
+    return f"{addr[0]} {'ephemeral' if addr[1] >= EPHEMERAL else addr[1]}"
 
 
 def _brief(value: Any) -> str:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 
+from ustack.link.fifo import Fifo
 from ustack.sock.deadlines import NEVER, Deadlines
 
 HZ = 250
 TICK = 1_000_000_000 // HZ
+EXACTLY = -1
 
 
 def jiffies_offset() -> int:
@@ -35,6 +37,8 @@ class Wheel:
 
     def expiry(self, at: int, armed: int) -> int:
         """When a timer set at `armed` for `at` fires."""
+        if armed == EXACTLY:
+            return at
         expires = (at - 1) // TICK + self.offset
         ahead = expires - (armed // TICK + self.offset)
         shift = 0
@@ -50,6 +54,8 @@ class Wheel:
             known = armed.get(id(owner))
             same = known is not None and known[0] == at
             self._armed[id(owner)] = known if same else (at, now)  # type: ignore[assignment]
+            if isinstance(owner, Fifo):  # the kernel's has a timer of its own, an exact one
+                self._armed[id(owner)] = (at, EXACTLY)
 
     def next(self) -> int:
         """The first expiry of what was noted."""
