@@ -51,11 +51,13 @@ class Event:
 
 @dataclass
 class Trace:
-    """One run. `error` is the traceback of a script that failed."""
+    """One run. `error` is the traceback of a script that failed; `late` by how many ms at
+    most the machine did not let it run."""
 
     backend: str
     events: list[Event] = field(default_factory=list)
     error: str = ""
+    late: float = 0.0
 
 
 def first_difference(a: Trace, b: Trace) -> int | None:

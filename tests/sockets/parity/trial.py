@@ -23,6 +23,7 @@ from collections.abc import Callable
 from typing import Any
 
 from tests.sockets.parity.kernel import KernelSut
+from tests.sockets.parity.lateness import Lateness
 from tests.sockets.parity.peer import EPHEMERAL, Flow, Seen, brief, icmp, pattern, udp
 from tests.sockets.parity.shaper import Shaper
 from tests.sockets.parity.stack import StackSut, VirtualClock
@@ -504,9 +505,11 @@ def play(
     sut.align()
     trial = Trial(sut, v6)
     try:
-        body(trial) if case is None else body(trial, case)
+        with Lateness() as lateness:
+            body(trial) if case is None else body(trial, case)
     except Exception:
         trial.trace.error = traceback.format_exc()
     finally:
         sut.close()
+    trial.trace.late = lateness.ms
     return trial.trace
