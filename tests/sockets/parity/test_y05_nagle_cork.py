@@ -15,6 +15,15 @@ PATTERNS = {
     "psh-burst": [("send", 3000), ("ack",), ("send", 1460), ("ack",), ("send", 2920), ("ack",)],
     "nagle-small": [("send", 10), ("send", 10), ("send", 10), ("ack",), ("send", 5), ("ack",)],
     "minshall": [("send", 1460), ("send", 10), ("send", 10), ("ack",), ("ack",)],
+    "minshall-acked": [
+        ("send", 10),
+        ("ack",),
+        ("send", 1460),
+        ("send", 10),
+        ("send", 10),
+        ("ack",),
+        ("ack",),
+    ],
     "minshall-2930": [("send", 2930), ("send", 2930), ("ack",), ("ack",)],
     "minshall-after-full": [
         ("send", 5),

@@ -41,6 +41,28 @@ def test_two_full_segments(t):
     t.run(80)
 
 
+@parity("B-52")
+def test_more_than_one_segment(t):
+    """Exactly one full segment waits; one byte more does not, while the reader wants more."""
+    s, f = t.connected()
+    for _ in range(20):
+        f.send("A", data=1460)
+        t.run(60)
+        s.recv(10000)
+    s.set(1, socket.SO_RCVLOWAT, 20000)
+    t.rule("B-52")
+    f.send("A", data=1460)
+    t.run(80)
+    f.send("A", data=1459)
+    t.settle()
+    f.send("A", data=1)
+    t.run(80)
+    f.send("A", data=1460)
+    t.settle()
+    f.send("A", data=1)
+    t.run(80)
+
+
 @parity("B-56", "B-53")
 def test_request_and_reply(t):
     """Replies carry the ACK; without a reply it comes after the delay."""
