@@ -151,6 +151,18 @@ class OurHost:
 
 
 class KernelSocket(socket.socket):
+    host: KernelHost
+
+    def sendto(self, *args: Any) -> int:
+        sent = super().sendto(*args)
+        self.host.settle()
+        return sent
+
+    def sendmsg(self, *args: Any) -> int:
+        sent = super().sendmsg(*args)
+        self.host.settle()
+        return sent
+
     def poll(self) -> int:
         poller = select.poll()
         poller.register(self, POLL_ALL)
@@ -161,9 +173,15 @@ class KernelSocket(socket.socket):
 
 
 class KernelHost:
+    """A kernel in a namespace. On a busy machine it may put off what a packet causes
+    (ksoftirqd); it does so in order, a processor at a time. So all of it happens on one
+    processor, and `settle` waits for a datagram sent behind what was to be done."""
+
     is_kernel = True
 
     def __init__(self) -> None:
+        self.processors = os.sched_getaffinity(0)
+        os.sched_setaffinity(0, {min(self.processors)})
         self.netns = testbed.Netns("both")
         with self.netns.entered():
             self.tun = pytun.TunTapDevice(DEVICE, pytun.IFF_TUN | pytun.IFF_NO_PI)
@@ -177,16 +195,28 @@ class KernelHost:
         )
         self.netns.sysctl("net/ipv4/ping_group_range", "0 2147483647")
         self.made: list[KernelSocket] = []
+        with self.netns.entered():
+            self.marker = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self.netns.ip("link set lo up")
+        self.marker.bind(("127.0.0.1", 0))
+        self.marker.connect(self.marker.getsockname())
+        self.marker.settimeout(5)
+
+    def settle(self) -> None:
+        self.marker.send(b"")
+        self.marker.recv(1)
 
     def socket(self, family: int, kind: int = socket.SOCK_DGRAM, proto: int = 0) -> Any:
         with self.netns.entered():
             sock = KernelSocket(family, kind, proto)
         sock.setblocking(False)
+        sock.host = self
         self.made.append(sock)
         return sock
 
     def inject(self, packet: bytes) -> None:
         os.write(self.tun.fileno(), packet)
+        self.settle()
 
     def sent(self) -> list[bytes]:
         packets = []
@@ -199,6 +229,8 @@ class KernelHost:
     def close(self) -> None:
         for sock in self.made:
             sock.close()
+        self.marker.close()
+        os.sched_setaffinity(0, self.processors)
         self.tun.close()
         self.netns.close()
 
