@@ -13,7 +13,7 @@ import pytest
 
 import ustack
 from tools.bench import __main__ as bench
-from tools.bench import modes, report, service
+from tools.bench import compare, modes, report, service
 
 BULK_IN = modes.MODES[0]
 
@@ -201,3 +201,41 @@ def test_a_document_without_a_place_for_the_table(tmp_path: Path, capsys: Any) -
     assert report.main([str(run), "--into", str(document)]) == 1
     assert capsys.readouterr().err.count("\n") == 1
     assert document.read_text() == "nothing here"
+
+
+def test_interval_of_a_median() -> None:
+    """Ranks from the tables for the sign test: nine values 2 and 8, twelve values 3 and 10."""
+    assert compare.interval([9, 1, 8, 2, 7, 3, 6, 4, 5]) == (2, 8)
+    assert compare.interval([float(i) for i in range(1, 13)]) == (3, 10)
+    assert compare.interval([2.0, 1.0, 3.0]) == (1, 3)  # too few for 95 %
+
+
+@pytest.mark.kernel
+def test_comparing_a_tree_with_itself() -> None:
+    root = Path(__file__).resolve().parents[2]
+    done = subprocess.run(
+        [sys.executable, "-m", "tools.bench.compare", ".", ".", "--runs", "1", "--seconds", "0.2",
+         "--only", "bulk-in,pingpong-1"],
+        cwd=root, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    header, *rows = done.stdout.splitlines()
+    assert header.split()[:4] == ["work", "before", "after", "change"]
+    assert {row.split(",")[0] for row in rows} == {
+        "bulk-in ustack", "bulk-in ustack --no-offload", "pingpong-1 ustack",
+    }  # fmt: skip
+    for row in rows:
+        before, after, change = row.split()[-6:-3]
+        assert float(before) > 0
+        assert float(after) > 0
+        percent = 100 * (float(after) / float(before) - 1)
+        assert float(change.rstrip("%")) == pytest.approx(percent, abs=1)
+
+
+def test_what_is_no_tree(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "tools.bench.compare", str(tmp_path), "."],
+        cwd=Path(__file__).resolve().parents[2], capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert "give a checkout or its build/fast" in done.stderr
