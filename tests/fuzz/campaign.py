@@ -12,12 +12,13 @@ from __future__ import annotations
 import multiprocessing
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from itertools import zip_longest
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from hypothesis import HealthCheck, Phase, given, seed, settings
+from hypothesis import strategies as st
 
 from tests.fuzz.compare import differing, first_difference, listing
 from tests.fuzz.program import GAP, Program, programs
@@ -41,17 +42,17 @@ class Outcome(NamedTuple):
     tries: int
 
 
-def draw(count: int, number: int) -> list[Program]:
+def draw(count: int, number: int, strategy: st.SearchStrategy[Any] | None = None) -> list[Any]:
     """`count` programs, always the same for one `number`."""
-    drawn: list[Program] = []
+    drawn: list[Any] = []
 
     @seed(number)
     @settings(
         max_examples=count, database=None, deadline=None, phases=[Phase.generate],
         suppress_health_check=list(HealthCheck),
     )  # fmt: skip
-    @given(programs())
-    def collect(program: Program) -> None:
+    @given(strategy or programs())
+    def collect(program: Any) -> None:
         drawn.append(program)
 
     collect()
@@ -120,11 +121,20 @@ def _short(word: str) -> str:
 
 
 class Campaign:
-    """A pool of workers."""
+    """A pool of workers. `check` plays a program of any kind that has a setup and steps, and
+    `plainer` gives it with less of a setup."""
 
-    def __init__(self, workers: int = WORKERS) -> None:
+    def __init__(
+        self,
+        workers: int = WORKERS,
+        check: Callable[[Any], Outcome] = check,
+        plainer: Callable[[Any], Iterable[Any]] | None = None,
+        preload: str = "tests.fuzz.run",
+    ) -> None:
+        self._check = check
+        self._plainer = plainer or _plainer
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["tests.fuzz.run"])
+        context.set_forkserver_preload([preload])
         self.pool = ProcessPoolExecutor(workers, context, die_with_parent)
 
     def __enter__(self) -> Campaign:
@@ -134,7 +144,7 @@ class Campaign:
         self.pool.shutdown(wait=True, cancel_futures=True)
 
     def run(self, batch: Iterable[Program]) -> list[Outcome]:
-        futures: list[Future[Outcome]] = [self.pool.submit(check, p) for p in batch]
+        futures: list[Future[Outcome]] = [self.pool.submit(self._check, p) for p in batch]
         return [future.result() for future in futures]
 
     def shrink(self, found: Outcome) -> Outcome:
@@ -150,11 +160,11 @@ class Campaign:
                 size //= 2
             else:
                 break
-        while (better := self._first(best, _plainer(best.program))) is not None:
+        while (better := self._first(best, self._plainer(best.program))) is not None:
             best = better
         return best
 
-    def _first(self, best: Outcome, candidates: Iterator[Program]) -> Outcome | None:
+    def _first(self, best: Outcome, candidates: Iterable[Any]) -> Outcome | None:
         for outcome in self.run(list(candidates)):
             if outcome.kind == best.kind:
                 return outcome
