@@ -51,7 +51,7 @@ def draw(count: int, number: int, strategy: st.SearchStrategy[Any] | None = None
         max_examples=count, database=None, deadline=None, phases=[Phase.generate],
         suppress_health_check=list(HealthCheck),
     )  # fmt: skip
-    @given(strategy or programs())
+    @given(programs() if strategy is None else strategy)
     def collect(program: Any) -> None:
         drawn.append(program)
 
