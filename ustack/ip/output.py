@@ -180,6 +180,8 @@ class IpOutput(Net):
                 ip + header, payload, payload_len, gso_size, 40, t.csum_offset, sk, charge
             )
             self._counters["Ip6OutRequests"] += 1
+        if sk.notify is not None and sk.notify.capture:
+            sk.notify.packet = b"".join((packet.header, *payload))
         verdict = dev.xmit(packet)
         if verdict == QUEUED:
             sk.wmem_alloc += charge

@@ -23,6 +23,7 @@ from ustack.sock.options import (
     unknown_option,
 )
 from ustack.sock.proto import Address, Cmsg
+from ustack.sock.recv_error import recv_error
 from ustack.sock.sock import (
     BINDADDR_LOCK,
     BINDPORT_LOCK,
@@ -89,7 +90,7 @@ class PingProto:
         if flags & MSG_OOB:
             raise error(EOPNOTSUPP)
         if flags & MSG_ERRQUEUE:
-            return error_queue.recv_error(ping, length)
+            return recv_error(ping, length)
         msg = _try_recv(ping, length, flags)
         if msg is not None:
             return msg

@@ -19,12 +19,13 @@ from errno import (
 )
 
 from ustack.ping.sock import PingSock
-from ustack.sock import datagram, multicast
+from ustack.sock import datagram, multicast, notify
 from ustack.sock.addr import LOOPBACK4, LOOPBACK6, is_multicast
 from ustack.sock.cmsg import SendOptions, parse_send
 from ustack.sock.dst import Dst
 from ustack.sock.error_queue import queue_local
 from ustack.sock.errors import error
+from ustack.sock.notify import TX_RECORD
 from ustack.sock.proto import Address, Cmsg
 from ustack.sock.sock import F_DONTROUTE, MSG_DONTROUTE, MSG_OOB, MSG_PROBE, PMTUDISC_PROBE
 from ustack.sock.truesize import datagram_truesize
@@ -142,6 +143,9 @@ def _transmit(
     else:
         message = icmp.echo(sk.sport, sequence, data[8:])
     header, payload = message[:8], memoryview(message)[8:]
+    stamps = wanted.stamps if wanted.stamps >= 0 else sk.tsflags & TX_RECORD
+    if stamps:
+        notify.datagram_leaves(sk, stamps)
     try:
         verdict = sk.net.send_datagram(
             sk, sk.protocol, saddr, daddr, dst, header, [payload], len(payload), 0, charge, ttl,
@@ -151,6 +155,10 @@ def _transmit(
         if why.errno == EMSGSIZE:
             queue_local(sk, EMSGSIZE, (daddr, sk.dport), mtu)
         raise
+    if stamps:
+        notify.datagram_left(
+            sk, stamps, wanted.opt_id, 0, verdict == DROPPED, charge, dst.dev.ifindex, now
+        )
     if verdict == DROPPED:
         raise error(ENOBUFS)
     group = "Icmp6" if v6 else "Icmp"

@@ -15,9 +15,10 @@ from struct import Struct
 
 from ustack.sock.addr import ANY4, normalize, present
 from ustack.sock.errors import error
-from ustack.sock.notify import RX_SOFTWARE, SOFTWARE, TX_RECORD, times
+from ustack.sock.notify import OPT_ID, OPT_RX_FILTER, RX_SOFTWARE, SOFTWARE, TX_RECORD, times
 from ustack.sock.options import (
     SO_MARK,
+    SO_PRIORITY,
     SO_RXQ_OVFL,
     SO_TIMESTAMP,
     SO_TIMESTAMP_NEW,
@@ -41,6 +42,7 @@ from ustack.sock.sock import (
     F_RECVTOS,
     F_RECVTTL,
     F_RXQ_OVFL,
+    SOCK_STREAM,
     Sock,
 )
 from ustack.wire.packet import IPPROTO_ICMP, RxPacket
@@ -48,6 +50,9 @@ from ustack.wire.packet import IPPROTO_ICMP, RxPacket
 IP_TOS, IP_TTL, IP_PKTINFO, IP_ORIGDSTADDR = 1, 2, 8, 20
 IPV6_PKTINFO, IPV6_HOPLIMIT, IPV6_DONTFRAG, IPV6_TCLASS, IPV6_ORIGDSTADDR = 50, 52, 62, 67, 74
 UDP_SEGMENT, UDP_GRO = 103, 104
+
+SCM_TS_OPT_ID = 81
+_FOR_UNIX = (1, 2)  # SCM_RIGHTS, SCM_CREDENTIALS: of no concern here
 
 _INT, _U16, _U32 = Struct("i"), Struct("H"), Struct("I")
 _TWO_LONGS = Struct("qq")
@@ -77,7 +82,7 @@ def recv_cmsgs(sk: Sock, rx: RxPacket, dropcount: int, gro: int) -> list[Cmsg]:
         packed = _PKTINFO6.pack(present(rx.dst, True), rx.iif)
         control.append((SOL_IPV6, IPV6_PKTINFO, packed))
     if len(rx.dst) == 4:
-        _recv4(control, flags, rx, sk)
+        _recv4(control, flags, rx, _specific_destination(rx, sk) if flags & F_PKTINFO else b"")
     else:
         _recv6(control, flags, rx)
     return control
@@ -85,13 +90,37 @@ def recv_cmsgs(sk: Sock, rx: RxPacket, dropcount: int, gro: int) -> list[Cmsg]:
 
 def add_times(control: list[Cmsg], sk: Sock, at: int) -> None:
     """When what is received arrived (`at`, ns), in each form that `sk` has asked for (Linux:
-    `__sock_recv_timestamp`)."""
+    `__sock_recv_timestamp`, `tcp_recv_timestamp`)."""
     at += sk.net.wall_ns
     if sk.timestamp:
         control.append(timestamp(sk.timestamp, at))
     tsflags = sk.tsflags
-    if tsflags & SOFTWARE and (tsflags & RX_SOFTWARE or sk.timestamp):
+    if tsflags & SOFTWARE and (
+        tsflags & RX_SOFTWARE or (sk.timestamp and not tsflags & OPT_RX_FILTER)
+    ):
         control.append(times(sk, at))
+
+
+def sent_cmsgs(control: list[Cmsg], sk: Sock, packet: bytes, iif: int) -> bytes:
+    """What `sk` has asked to be told about packets, of one of its own that went to the device
+    `iif`; the packet's source."""
+    v4 = packet[0] >> 4 == 4
+    if v4:
+        src, dst, l4 = packet[12:16], packet[16:20], (packet[0] & 15) * 4
+        tos, ttl, proto = packet[1], packet[8], packet[9]
+    else:
+        src, dst, l4 = packet[8:24], packet[24:40], 40
+        tos, ttl, proto = int.from_bytes(packet[:2], "big") >> 4 & 0xFF, packet[7], packet[6]
+    rx = RxPacket(packet, 0, l4, len(packet), proto, src, dst, tos, ttl, 0, True, iif, 0)
+    flags = sk.inet_flags
+    if sk.family == AF_INET6 and flags & F_RECVPKTINFO6:
+        packed = _PKTINFO6.pack(present(dst, True), iif)
+        control.append((SOL_IPV6, IPV6_PKTINFO, packed))
+    if v4:
+        _recv4(control, flags, rx, src)
+    else:
+        _recv6(control, flags, rx)
+    return src
 
 
 def timestamp(name: int, at: int) -> Cmsg:
@@ -101,9 +130,8 @@ def timestamp(name: int, at: int) -> Cmsg:
     return SOL_SOCKET, name, _TWO_LONGS.pack(at // _SEC, at % _SEC)
 
 
-def _recv4(control: list[Cmsg], flags: int, rx: RxPacket, sk: Sock) -> None:
+def _recv4(control: list[Cmsg], flags: int, rx: RxPacket, specific: bytes) -> None:
     if flags & F_PKTINFO:
-        specific = _specific_destination(rx, sk)
         control.append((SOL_IP, IP_PKTINFO, _PKTINFO.pack(rx.iif, specific, rx.dst)))
     if flags & F_RECVTTL:
         control.append((SOL_IP, IP_TTL, _INT.pack(rx.ttl)))
@@ -144,7 +172,7 @@ def _recv6(control: list[Cmsg], flags: int, rx: RxPacket) -> None:
 class SendOptions:
     """What the control messages of one send call ask for; -1 and b"" where they do not."""
 
-    __slots__ = ("dontfrag", "gso_size", "oif", "saddr", "stamps", "tos", "ttl")
+    __slots__ = ("dontfrag", "gso_size", "oif", "opt_id", "saddr", "stamps", "tos", "ttl")
 
     def __init__(self) -> None:
         self.ttl = -1
@@ -153,7 +181,8 @@ class SendOptions:
         self.oif = 0
         self.gso_size = -1
         self.dontfrag = -1
-        self.stamps = 0
+        self.stamps = -1
+        self.opt_id = -1
 
 
 def parse_send(sk: Sock, control: tuple[Cmsg, ...], v6: bool) -> SendOptions:
@@ -165,7 +194,7 @@ def parse_send(sk: Sock, control: tuple[Cmsg, ...], v6: bool) -> SendOptions:
     wanted = SendOptions()
     for level, type_, data in control:
         if level == SOL_SOCKET:
-            _send_socket(wanted, type_, data)
+            send_socket(sk, wanted, type_, data)
         elif level == SOL_UDP:
             if type_ != UDP_SEGMENT or len(data) != _U16.size:
                 raise error(EINVAL)
@@ -179,13 +208,19 @@ def parse_send(sk: Sock, control: tuple[Cmsg, ...], v6: bool) -> SendOptions:
     return wanted
 
 
-def _send_socket(wanted: SendOptions, type_: int, data: bytes) -> None:
+def send_socket(sk: Sock, wanted: SendOptions, type_: int, data: bytes) -> None:
+    """One of level SOL_SOCKET (Linux: `__sock_cmsg_send`)."""
+    if type_ in _FOR_UNIX:
+        return
     if len(data) != _U32.size:
         raise error(EINVAL)
-    if type_ != SO_MARK:
-        wanted.stamps = _U32.unpack(data)[0]
-        if type_ not in (SO_TIMESTAMPING, SO_TIMESTAMPING_NEW) or wanted.stamps & ~TX_RECORD:
-            raise error(EINVAL)
+    number = _U32.unpack(data)[0]
+    if type_ in (SO_TIMESTAMPING, SO_TIMESTAMPING_NEW) and not number & ~TX_RECORD:
+        wanted.stamps = number
+    elif type_ == SCM_TS_OPT_ID and sk.type != SOCK_STREAM and sk.tsflags & OPT_ID:
+        wanted.opt_id = number
+    elif type_ not in (SO_MARK, SO_PRIORITY):
+        raise error(EINVAL)
 
 
 def _send4(wanted: SendOptions, type_: int, data: bytes) -> None:

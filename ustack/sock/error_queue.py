@@ -2,8 +2,9 @@
 
 An error that a packet of ours met can be queued with all that is known about it, beside
 the one pending errno. A program takes entries one at a time with MSG_ERRQUEUE, which
-never waits: the payload is what the ICMP quoted of the datagram, the address is where it
-was going, and a control message holds a `sock_extended_err` and who reported it.
+never waits (`sock.recv_error`): the payload is what the ICMP quoted of the datagram, the
+address is where it was going, and a control message holds a `sock_extended_err` and who
+reported it.
 
 What became of a packet that met no error comes by the same way: when it left, and that
 its bytes are no longer needed (`sock.notify`). Such an entry has no address, and is not
@@ -13,30 +14,22 @@ Invariants: what is queued is charged to the receive buffer and refused beyond i
 the queue is not empty poll says ERR; taking an ICMP entry sets the pending errno from
 the next ICMP entry, or clears it.
 
-Sources: Linux `ip_icmp_error`, `ip_local_error`, `ip_recv_error`, `ipv6_recv_error`,
-`sock_queue_err_skb`, `sock_dequeue_err_skb`, `skb_errqueue_purge`.
+Sources: Linux `ip_icmp_error`, `ip_local_error`, `sock_queue_err_skb`, `skb_errqueue_purge`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from struct import Struct
 from typing import TypeAlias
 
-from ustack.sock.addr import present
 from ustack.sock.icmp import IcmpError
-from ustack.sock.sock import AF_INET6, MSG_ERRQUEUE, MSG_TRUNC, RecvMsg, Sock, would_block
+from ustack.sock.sock import Sock
 from ustack.sock.truesize import rx_truesize
 
 # ee_origin
 ORIGIN_LOCAL, ORIGIN_ICMP, ORIGIN_ICMP6 = 1, 2, 3
 ORIGIN_TIMESTAMPING, ORIGIN_ZEROCOPY = 4, 5
-_FROM_ICMP = (ORIGIN_ICMP, ORIGIN_ICMP6)
-
-_SOL_IP, _SOL_IPV6, _IP_RECVERR, _IPV6_RECVERR = 0, 41, 11, 25
-_EXTENDED_ERR = Struct("=IBBBBII")  # errno, origin, type, code, pad, info, data
-_SOCKADDR_IN = Struct("=HH4s8x")
-_SOCKADDR_IN6 = Struct("=HHI16sI")
+FROM_ICMP = (ORIGIN_ICMP, ORIGIN_ICMP6)
 _QUOTED_IP = 28  # an entry holds the quoted packet's headers too
 
 
@@ -46,11 +39,12 @@ Cmsg: TypeAlias = tuple[int, int, bytes]
 class ErrEntry:
     """One queued error. `addr` is where the packet was going, `offender` (b"" for an error
     of this host) who reported it, `payload` what is known of its payload. `control` comes
-    before the error among the control messages."""
+    before the error among the control messages, and so does the time `at` (ns, -1 for none).
+    With an `iif` the payload is a whole packet that went to the device of that index."""
 
     __slots__ = (
-        "addr", "charge", "code", "control", "data", "errno", "info", "offender", "origin",
-        "payload", "type",
+        "addr", "at", "charge", "code", "control", "data", "errno", "iif", "info", "offender",
+        "origin", "payload", "type",
     )  # fmt: skip
 
     def __init__(
@@ -77,6 +71,8 @@ class ErrEntry:
         self.data = data
         self.control = control
         self.charge = rx_truesize(_QUOTED_IP + len(payload))
+        self.at = -1
+        self.iif = 0
 
 
 def queue_icmp(
@@ -124,48 +120,3 @@ def purge_errors(sk: Sock) -> None:
         if entry.origin < ORIGIN_TIMESTAMPING:
             sk.rmem_alloc -= entry.charge
     sk.error_queue = kept or None
-
-
-def recv_error(sk: Sock, length: int) -> RecvMsg:
-    """Take one entry; EAGAIN if there is none (Linux: `ip_recv_error`)."""
-    entry = _dequeue(sk)
-    msg = RecvMsg()
-    msg.len = min(len(entry.payload), length)
-    if msg.len:
-        msg.chunks.append(memoryview(entry.payload)[: msg.len])
-    msg.flags = MSG_ERRQUEUE
-    if msg.len < len(entry.payload):
-        msg.flags |= MSG_TRUNC
-    msg.addr = entry.addr
-    msg.control += entry.control
-    msg.control.append(_extended_err(entry, sk.family == AF_INET6))
-    return msg
-
-
-def _dequeue(sk: Sock) -> ErrEntry:
-    queue = sk.error_queue
-    if not queue:
-        raise would_block()
-    entry = queue.pop(0)
-    sk.rmem_alloc -= entry.charge
-    if queue and queue[0].origin in _FROM_ICMP:
-        sk.err = queue[0].errno
-    elif entry.origin in _FROM_ICMP:
-        sk.err = 0
-    if queue:
-        sk.error_report()
-    return entry
-
-
-def _extended_err(entry: ErrEntry, v6: bool) -> tuple[int, int, bytes]:
-    head = _EXTENDED_ERR.pack(
-        entry.errno, entry.origin, entry.type, entry.code, 0, entry.info, entry.data
-    )  # fmt: skip
-    if v6:
-        if not entry.offender:
-            return _SOL_IPV6, _IPV6_RECVERR, head + bytes(_SOCKADDR_IN6.size)
-        offender = present(entry.offender, True)
-        return _SOL_IPV6, _IPV6_RECVERR, head + _SOCKADDR_IN6.pack(AF_INET6, 0, 0, offender, 0)
-    if not entry.offender:
-        return _SOL_IP, _IP_RECVERR, head + bytes(_SOCKADDR_IN.size)
-    return _SOL_IP, _IP_RECVERR, head + _SOCKADDR_IN.pack(2, 0, entry.offender)

@@ -260,16 +260,29 @@ def _in_ticks(sk: Sock, timeo: int) -> int:
 
 
 def _timestamp(name: int) -> Option:
-    """One of the four options that ask for a receive time; the last one set holds."""
+    """One of the four options that ask for a receive time; the last one set holds. Whether
+    times are told by old or new names is one bit for these and SO_TIMESTAMPING."""
 
     def get(sk: Sock, optlen: int, now: int) -> int:
-        return int(sk.timestamp == name)
+        return int(sk.timestamp == name or (name, sk.timestamp) == _SHOWN_AS_BOTH)
 
     def put(sk: Sock, number: int, value: bytes, now: int) -> None:
         sk.timestamp = name if number else 0
-        sk.inet_flags &= ~F_TIMESTAMPING_NEW
+        if number:
+            _set_new_names(sk, name in _NEW_NAMES.values())
 
     return get, put
+
+
+_NEW_NAMES = {SO_TIMESTAMP: SO_TIMESTAMP_NEW, SO_TIMESTAMPNS: SO_TIMESTAMPNS_NEW}
+_OLD_NAMES = {new: old for old, new in _NEW_NAMES.items()}
+_SHOWN_AS_BOTH = (SO_TIMESTAMP_NEW, SO_TIMESTAMPNS_NEW)  # the kernel does not look for NS
+
+
+def _set_new_names(sk: Sock, new: bool) -> None:
+    flag = F_TIMESTAMPING_NEW
+    sk.inet_flags = sk.inet_flags | flag if new else sk.inet_flags & ~flag
+    sk.timestamp = (_NEW_NAMES if new else _OLD_NAMES).get(sk.timestamp, sk.timestamp)
 
 
 def _timestamping(new: bool) -> Option:
@@ -282,8 +295,7 @@ def _timestamping(new: bool) -> Option:
     def put(sk: Sock, number: int, value: bytes, now: int) -> None:
         notify.set_timestamping(sk, number)
         notify.of(sk)
-        flag = F_TIMESTAMPING_NEW
-        sk.inet_flags = sk.inet_flags | flag if new else sk.inet_flags & ~flag
+        _set_new_names(sk, new)
 
     return get, put
 

@@ -20,9 +20,8 @@ Sources: RFC 9293 section 3.10.7.4, RFC 5681, Linux `tcp_ack`, `tcp_clean_rtx_qu
 
 from __future__ import annotations
 
-from ustack.sock.notify import stream_acked
 from ustack.sock.truesize import TX_OVERHEAD
-from ustack.tcp import chrono, rack
+from ustack.tcp import chrono, rack, txstamp
 from ustack.tcp.ackstate import (
     FLAG_ACK_MAYBE_DELAYED,
     FLAG_ACKED,
@@ -216,6 +215,8 @@ def clean_rtx_queue(
     while skb is not None:
         start = skb.seq
         if skb.end_seq > una:
+    if sk.notify is not None:
+        txstamp.acked(sk, una, st.now)
             if skb.pcount == 1 or una <= skb.seq:
                 break
             acked = _tso_acked(sk, skb, una)
@@ -233,8 +234,6 @@ def clean_rtx_queue(
         queue.popleft()
         sk.wmem_queued -= skb.len + TX_OVERHEAD
         skb = queue.first
-    if sk.notify is not None:
-        stream_acked(sk, una, st.now)
     if skb is None:
         chrono.stop(sk, chrono.BUSY, st.now)
         if not sk.write_queue:

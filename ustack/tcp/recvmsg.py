@@ -20,8 +20,8 @@ from errno import EAGAIN, EINVAL, ENOTCONN
 
 from ustack.sock.cmsg import add_times
 from ustack.sock.deadlines import NEVER
-from ustack.sock.error_queue import recv_error
 from ustack.sock.errors import error
+from ustack.sock.recv_error import recv_error
 from ustack.sock.sock import (
     MSG_DONTWAIT,
     MSG_ERRQUEUE,
@@ -48,7 +48,7 @@ class _Read(RecvMsg):
     """One receive call in progress: what the kernel's loop carries in local variables, and
     the message that it will return."""
 
-    __slots__ = ("call_flags", "left", "peek_seq", "peeking", "target")
+    __slots__ = ("arrived", "call_flags", "left", "peek_seq", "peeking", "target")
 
     def __init__(self, sk: TcpSock, length: int, flags: int) -> None:
         self.chunks = []
@@ -56,6 +56,7 @@ class _Read(RecvMsg):
         self.flags = 0
         self.control = []
         self.addr = None
+        self.arrived = -1  # when the last segment touched came
         self.left = length
         self.call_flags = flags
         self.peeking = bool(flags & MSG_PEEK)
@@ -147,7 +148,7 @@ def _take(sk: TcpSock, read: _Read, now: int) -> bool:
         avail = len(skb.data) - offset
         if avail:
             _copy(sk, read, skb.data, offset, avail, seq)
-            sk.last_tstamp = skb.tstamp
+            read.arrived = skb.tstamp
             if not read.peeking:
                 rcv_space_adjust(sk, now)
         seq = read.peek_seq if read.peeking else sk.copied_seq
@@ -205,8 +206,8 @@ def _finish(sk: TcpSock, read: _Read, now: int) -> RecvMsg:
             sk.peek_off = max(sk.peek_off - msg.len, 0)
     if msg.len or sk.ack_pending:
         cleanup_rbuf(sk, msg.len, now)
-    if (sk.timestamp or sk.tsflags) and msg.len:
-        add_times(msg.control, sk, sk.last_tstamp)
+    if (sk.timestamp or sk.tsflags) and read.arrived >= 0:
+        add_times(msg.control, sk, read.arrived)
     if sk.inq_cmsg:
         _add_inq(sk, msg)
     return msg

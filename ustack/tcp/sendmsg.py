@@ -20,11 +20,13 @@ Sources: Linux `tcp_sendmsg_locked`, `tcp_push`, `sk_stream_wait_memory`,
 
 from __future__ import annotations
 
-from errno import EINVAL, EPIPE
+from errno import EPIPE
 
+from ustack.sock.cmsg import SendOptions, send_socket
 from ustack.sock.deadlines import NEVER
 from ustack.sock.errors import error
-from ustack.sock.notify import stream_sent
+from ustack.sock.notify import TX_RECORD, stream_zerocopy
+from ustack.sock.options import SOL_SOCKET
 from ustack.sock.proto import Address, Cmsg
 from ustack.sock.sock import (
     F_ZEROCOPY,
@@ -37,7 +39,7 @@ from ustack.sock.sock import (
 )
 from ustack.sock.truesize import TX_OVERHEAD
 from ustack.sock.wait import Interrupted, Op, Wait
-from ustack.tcp import chrono
+from ustack.tcp import chrono, txstamp
 from ustack.tcp.cwnd import slow_start_after_idle_check
 from ustack.tcp.output import (
     PUSH_ALL,
@@ -58,9 +60,6 @@ from ustack.wire.tcp import ACK, PSH
 PAGE = 4096  # small writes are gathered in pieces of this size
 _SMALL = 2048  # what counts as a small write
 
-SOL_SOCKET = 1
-_SOCKET_CMSGS = (36, 37, 61, 65)  # SO_MARK, SO_TIMESTAMPING, SO_TXTIME and its new form
-
 
 def sendmsg(
     sk: TcpSock,
@@ -75,26 +74,36 @@ def sendmsg(
     An address is ignored on a connection, as by the kernel. OSError EPIPE, EAGAIN, or the
     pending error.
     """
-    for level, kind, _ in control:
-        if level == SOL_SOCKET and kind not in _SOCKET_CMSGS:
-            raise error(EINVAL)
+    stamps = sk.tsflags & TX_RECORD
+    if control:
+        stamps = _read_control(sk, control, stamps)
     if sk.state not in (ESTABLISHED, CLOSE_WAIT):
         budget = sk.wait_budget(sk.sndtimeo, flags)
         if sk.state in (SYN_SENT, SYN_RECV) and budget and not sk.err:
-            return _send_when_connected(sk, data, flags, now, budget)
+            return _send_when_connected(sk, data, flags, stamps, now, budget)
         _refuse(sk)
     view = memoryview(data)
     done = copy_in(sk, view, 0, flags, now)
     if done == len(view):
         if done:
-            push(sk, flags, now)
             if sk.notify is not None:
-                _want_notices(sk, flags, now)
+                _want_notices(sk, flags, stamps, now)
+            push(sk, flags, now)
         return done
     budget = sk.wait_budget(sk.sndtimeo, flags)
     if not budget:
-        return _would_block(sk, done, flags, now)
-    return _send_blocking(sk, view, done, flags, now, now + budget if budget < NEVER else None)
+        return _would_block(sk, done, flags, stamps, now)
+    deadline = now + budget if budget < NEVER else None
+    return _send_blocking(sk, view, done, flags, stamps, now, deadline)
+
+
+def _read_control(sk: TcpSock, control: tuple[Cmsg, ...], stamps: int) -> int:
+    """The transmit timestamps wanted; EINVAL for whatever is wrong."""
+    wanted = SendOptions()
+    for level, kind, data in control:
+        if level == SOL_SOCKET:
+            send_socket(sk, wanted, kind, data)
+    return wanted.stamps if wanted.stamps >= 0 else stamps
 
 
 def _refuse(sk: TcpSock) -> None:
@@ -105,33 +114,36 @@ def _refuse(sk: TcpSock) -> None:
     raise error(EPIPE)
 
 
-def _finish(sk: TcpSock, done: int, flags: int, now: int) -> int:
+def _finish(sk: TcpSock, done: int, flags: int, stamps: int, now: int) -> int:
     if done:
-        push(sk, flags, now)
         if sk.notify is not None:
-            _want_notices(sk, flags, now)
+            _want_notices(sk, flags, stamps, now)
+        push(sk, flags, now)
     return done
 
 
-def _want_notices(sk: TcpSock, flags: int, now: int) -> None:
-    """A call has taken something: tell the program when that is acknowledged, if it asks."""
-    zerocopy = flags & MSG_ZEROCOPY != 0 and sk.inet_flags & F_ZEROCOPY != 0
-    if zerocopy or sk.tsflags:
-        stream_sent(sk, sk.write_seq, sk.snd_una, zerocopy, now)
+def _want_notices(sk: TcpSock, flags: int, stamps: int, now: int) -> None:
+    """A call has taken something: tell the program what becomes of it, if it asks."""
+    if stamps:
+        txstamp.want(sk, stamps)
+    if flags & MSG_ZEROCOPY and sk.inet_flags & F_ZEROCOPY:
+        stream_zerocopy(sk, sk.write_seq, sk.snd_una, now)
 
 
-def _would_block(sk: TcpSock, done: int, flags: int, now: int) -> int:
+def _would_block(sk: TcpSock, done: int, flags: int, stamps: int, now: int) -> int:
     """No room and no time to wait: what was taken, else EAGAIN."""
     sk.nospace = True
     if done:
         _push_before_sleeping(sk, flags, now)
-        return _finish(sk, done, flags, now)
+        return _finish(sk, done, flags, stamps, now)
     if not sk.write_queue and not sk.rtx_queue:
         sk.write_space()  # nothing in the queues will ever wake an edge-triggered watcher
     raise would_block()
 
 
-def _send_when_connected(sk: TcpSock, data: Buffer, flags: int, now: int, budget: int) -> Op[int]:
+def _send_when_connected(
+    sk: TcpSock, data: Buffer, flags: int, stamps: int, now: int, budget: int
+) -> Op[int]:
     """Wait for the handshake, then send (`sk_stream_wait_connect`)."""
     deadline = now + budget if budget < NEVER else None
     sk.write_pending += 1  # the ACK of the SYN-ACK may travel on what we send
@@ -147,12 +159,18 @@ def _send_when_connected(sk: TcpSock, data: Buffer, flags: int, now: int, budget
     view = memoryview(data)
     done = copy_in(sk, view, 0, flags, now)
     if done == len(view):
-        return _finish(sk, done, flags, now)
-    return (yield from _send_blocking(sk, view, done, flags, now, deadline))
+        return _finish(sk, done, flags, stamps, now)
+    return (yield from _send_blocking(sk, view, done, flags, stamps, now, deadline))
 
 
 def _send_blocking(
-    sk: TcpSock, view: memoryview, done: int, flags: int, now: int, deadline: int | None
+    sk: TcpSock,
+    view: memoryview,
+    done: int,
+    flags: int,
+    stamps: int,
+    now: int,
+    deadline: int | None,
 ) -> Op[int]:
     """The rest of a send that found no room (rules A-6, A-7)."""
     try:
@@ -163,7 +181,7 @@ def _send_blocking(
             now = yield from _wait_for_space(sk, done, now, deadline)
             done = copy_in(sk, view, done, flags, now)
             if done == len(view):
-                return _finish(sk, done, flags, now)
+                return _finish(sk, done, flags, stamps, now)
     except Interrupted:
         if not done:
             raise
@@ -171,7 +189,7 @@ def _send_blocking(
         if not done:
             raise
     if sk.state in (ESTABLISHED, CLOSE_WAIT):
-        return _finish(sk, done, flags, now)
+        return _finish(sk, done, flags, stamps, now)
     return done
 
 

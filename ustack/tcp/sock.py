@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from ustack.sock.deadlines import NEVER
 from ustack.sock.errors import error
+from ustack.sock.notify import deliver_until
 from ustack.sock.sock import RCVBUF_LOCK, SOCK_STREAM, Sock
 from ustack.tcp.congestion.base import CongestionControl
 from ustack.tcp.recv_queue import OfoQueue, ReceiveQueue
@@ -92,7 +93,7 @@ class TcpSock(Sock):
         "scaling_ratio", "rcv_mss", "last_seg_size", "ts_recent", "ts_recent_stamp", "tsoffset",
         # receive: queues
         "receive_queue", "ofo_queue", "sacks", "urg_data", "urg_seq", "fin_received",
-        "last_tstamp", "inq_cmsg",
+        "inq_cmsg",
         # receive: buffer auto-tuning
         "rcvq_space", "rcvq_seq", "rcvq_time", "rcv_rtt_us", "rcv_rtt_seq", "rcv_rtt_time",
         "rcv_rtt_last_tsecr", "rcvq_overflow",
@@ -224,7 +225,6 @@ class TcpSock(Sock):
         self.sacks = SackList()
         self.urg_data = self.urg_seq = 0
         self.fin_received = False  # SOCK_DONE
-        self.last_tstamp = 0  # arrival of the last segment read, ns
         self.rcvq_space = self.rcvq_seq = self.rcvq_time = 0
         self.rcv_rtt_us = 0  # x8
         self.rcv_rtt_seq = self.rcv_rtt_time = self.rcv_rtt_last_tsecr = 0
@@ -374,3 +374,5 @@ class TcpSock(Sock):
         may go (`tcp_wfree`, `tcp_tasklet_func`)."""
         self.wmem_alloc -= charge
         self.host.tx_done(self, now)
+        if self.notify is not None:
+            deliver_until(self, self.notify.leaving, self.tx_charged - self.wmem_alloc, now)

@@ -20,6 +20,7 @@ from struct import Struct
 
 from ustack.sock.deadlines import NEVER
 from ustack.sock.truesize import TX_OVERHEAD
+from ustack.tcp import txstamp
 from ustack.tcp.congestion.base import EVENT_TX_START
 from ustack.tcp.mss import advertise_mss
 from ustack.tcp.rcvbuf import select_window
@@ -148,6 +149,7 @@ def transmit_skb(sk: TcpSock, skb: Skb, now: int) -> int:
 
     On DROPPED the caller leaves the entry where it is: the kernel's local drop.
     """
+    stamped = sk.notify is not None and txstamp.leaves(sk, skb)
     if skb.flags & SYN:
         verdict = _transmit_syn(sk, skb, now)
     elif skb.pcount > 1:  # PSH ends the burst, not the entry, should it go again (rule A-22)
@@ -155,10 +157,14 @@ def transmit_skb(sk: TcpSock, skb: Skb, now: int) -> int:
     else:
         verdict = transmit(sk, skb.seq, skb.flags, now, skb.parts, skb.len, 0)
     if verdict == DROPPED:
+        if stamped:
+            txstamp.left(sk, skb, DROPPED, now)
         return verdict
     if verdict == QUEUED and skb.len:
         sk.tx_charged += skb.len + TX_OVERHEAD
         skb.tx_mark = sk.tx_charged
+    if stamped:
+        txstamp.left(sk, skb, verdict, now)
     if not sk.packets_out:
         sk.first_tx = sk.delivered_at = now
     # snapshot for the delivery rate sample (rule D-49, `tcp_rate_skb_sent`)

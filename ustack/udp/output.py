@@ -178,7 +178,10 @@ def transmit(
         charge, pending.ttl, pending.tos, now,
     )  # fmt: skip
     if stamps or zerocopy:
-        notify.datagram_left(sk, stamps, zerocopy, verdict == DROPPED, now)
+        notify.datagram_left(
+            sk, stamps, pending.opt_id, zerocopy, verdict == DROPPED, charge,
+            pending.dst.dev.ifindex, now,
+        )  # fmt: skip
     if verdict == DROPPED:
         count_sndbuf_error(sk)
         if sk.recverr6 if v6 else sk.recverr:

@@ -14,9 +14,9 @@ from __future__ import annotations
 from collections import deque
 from itertools import chain
 
-from ustack.sock import error_queue
 from ustack.sock.cmsg import recv_cmsgs
 from ustack.sock.deadlines import NEVER
+from ustack.sock.recv_error import recv_error
 from ustack.sock.sock import (
     F_RECV_CMSGS,
     MSG_ERRQUEUE,
@@ -33,7 +33,7 @@ from ustack.udp.sock import Datagram, UdpSock
 def recvmsg(sk: UdpSock, length: int, flags: int, now: int) -> RecvMsg | Op[RecvMsg]:
     """Receive one datagram, at most `length` bytes of it."""
     if flags & MSG_ERRQUEUE:
-        return error_queue.recv_error(sk, length)
+        return recv_error(sk, length)
     msg = _try_recv(sk, length, flags)
     if msg is not None:
         return msg

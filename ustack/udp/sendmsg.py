@@ -151,8 +151,8 @@ def _send(
             pending = Cork(dst, saddr or dst.saddr, dst.daddr, dport, sk.ttl, sk.tos)
         else:
             pending = _cork(sk, dst, saddr or dst.saddr, dst.daddr, dport)
-    if sk.tsflags:
-        pending.stamps = _stamps(sk, pending)
+    if sk.tsflags and not control:
+        pending.stamps = sk.tsflags & TX_RECORD
     if flags & MSG_ZEROCOPY and sk.inet_flags & F_ZEROCOPY:
         pending.zerocopy = 1
     if flags & MSG_DONTROUTE or sk.inet_flags & F_DONTROUTE:
@@ -171,11 +171,6 @@ def _append(sk: UdpSock, pending: Cork, data: Buffer, flags: int, now: int) -> i
     if flags & MSG_ZEROCOPY and sk.inet_flags & F_ZEROCOPY:
         pending.zerocopy += 1
     return cork.append(sk, pending, data, flags, now)
-
-
-def _stamps(sk: UdpSock, pending: Cork) -> int:
-    """The transmit timestamps wanted: the socket's, or a control message's."""
-    return (pending.stamps or sk.tsflags) & TX_RECORD
 
 
 def autobind(sk: UdpSock) -> None:
@@ -222,7 +217,8 @@ def _with_control(sk: UdpSock, daddr: bytes, dport: int, control: tuple[Cmsg, ..
         pending.tos, pending.own_tos = wanted.tos, True
     pending.gso_size = wanted.gso_size
     pending.dontfrag = wanted.dontfrag
-    pending.stamps = wanted.stamps
+    pending.stamps = wanted.stamps if wanted.stamps >= 0 else sk.tsflags & TX_RECORD
+    pending.opt_id = wanted.opt_id
     return pending
 
 

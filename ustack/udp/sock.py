@@ -50,7 +50,7 @@ class Cork:
 
     __slots__ = (
         "buffer", "charge", "daddr", "dontfrag", "dport", "dst", "gso_size", "own_tos", "own_ttl",
-        "saddr", "stamps", "tail", "tos", "ttl", "zerocopy",
+        "opt_id", "saddr", "stamps", "tail", "tos", "ttl", "zerocopy",
     )  # fmt: skip
 
     def __init__(
@@ -66,6 +66,7 @@ class Cork:
         self.gso_size = -1
         self.dontfrag = -1
         self.stamps = 0
+        self.opt_id = -1
         self.zerocopy = 0
         self.buffer: bytearray | None = None
         self.charge = 0
