@@ -211,12 +211,12 @@ def clean_rtx_queue(
     fully_acked = True
     queue = sk.rtx_queue
     una = sk.snd_una
+    if sk.notify is not None:
+        txstamp.acked(sk, una, st.now)
     skb = queue.first
     while skb is not None:
         start = skb.seq
         if skb.end_seq > una:
-    if sk.notify is not None:
-        txstamp.acked(sk, una, st.now)
             if skb.pcount == 1 or una <= skb.seq:
                 break
             acked = _tso_acked(sk, skb, una)

@@ -373,6 +373,6 @@ class TcpSock(Sock):
         """The device has let go of a packet: what small queues or autocorking held back
         may go (`tcp_wfree`, `tcp_tasklet_func`)."""
         self.wmem_alloc -= charge
-        self.host.tx_done(self, now)
         if self.notify is not None:
             deliver_until(self, self.notify.leaving, self.tx_charged - self.wmem_alloc, now)
+        self.host.tx_done(self, now)
