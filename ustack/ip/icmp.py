@@ -13,7 +13,7 @@ bytes (RFC 1812 4.3.2.3) and come from the address that the packet was sent to.
 Echo. A request to an address of this host is answered at once; one to an AnyIP address
 goes to `net.on_echo`, if set. Echo replies go to `net.ping`, if set.
 
-Left out: redirects, timestamps, router discovery.
+Left out: redirects, router discovery.
 
 Sources: Linux `icmp_send`, `icmp_unreach`, `icmp_echo`, `icmpv4_xrlim_allow`; RFC 792, 1122.
 """
@@ -23,19 +23,21 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, ClassVar, Protocol
 
+from ustack.ip.options4 import echo_options
 from ustack.ip.ratelimit import IcmpLimiter
 from ustack.ip.route import ANYIP
 from ustack.sock.icmp import IcmpError
 from ustack.wire import icmp
 from ustack.wire.checksum import verify
-from ustack.wire.ipv4 import OFFSET_MASK
+from ustack.wire.ipv4 import HEADER_LEN, OFFSET_MASK
 from ustack.wire.packet import IPPROTO_ICMP, RxPacket
 
 if TYPE_CHECKING:
     from ustack.ip.output import IpOutput
 
-QUOTE_MAX = 576 - 20 - icmp.HEADER_LEN
+ERROR_MAX = 576
 MILLISECOND = 1_000_000
+_DAY_MS = 86_400_000
 
 _OUT_COUNTERS = {
     icmp.DEST_UNREACH: "IcmpOutDestUnreachs",
@@ -46,6 +48,7 @@ _IN_COUNTERS = {
     icmp.ECHO_REPLY: "IcmpInEchoReps",
     icmp.DEST_UNREACH: "IcmpInDestUnreachs",
     icmp.ECHO: "IcmpInEchos",
+    icmp.TIMESTAMP: "IcmpInTimestamps",
     icmp.TIME_EXCEEDED: "IcmpInTimeExcds",
     icmp.PARAM_PROBLEM: "IcmpInParmProbs",
 }
@@ -154,9 +157,17 @@ class IcmpHandler:
         elif e.proto == self.proto and self._net.ping is not None:
             self._net.ping.icmp_err(e)
 
-    def _reply(self, rx: RxPacket, saddr: bytes, message: bytes, tos: int, counter: str) -> None:
+    def _reply(
+        self,
+        rx: RxPacket,
+        saddr: bytes,
+        message: bytes,
+        tos: int,
+        counter: str,
+        options: bytes = b"",
+    ) -> None:
         """Send a message back to where `rx` came from, and count it."""
-        if self._net.send_control(self.proto, saddr, rx.src, (message,), tos, rx.now):
+        if self._net.send_control(self.proto, saddr, rx.src, (message,), tos, rx.now, options):
             self._net.mib.inc(self.group + "OutMsgs")
             self._net.mib.inc(counter)
 
@@ -207,6 +218,8 @@ class Icmp(IcmpHandler):
             self._echo(rx)
         elif kind == icmp.ECHO_REPLY:
             self._echo_reply(rx)
+        elif kind == icmp.TIMESTAMP:
+            self._timestamp(rx)
         elif kind in (icmp.DEST_UNREACH, icmp.TIME_EXCEEDED, icmp.PARAM_PROBLEM):
             self._error(rx, kind, rx.buf[rx.l4 + 1])
 
@@ -214,7 +227,36 @@ class Icmp(IcmpHandler):
         """The same data back with type 0 (Linux: `icmp_echo`)."""
         rest = int.from_bytes(rx.buf[rx.l4 + 4 : rx.l4 + 8], "big")
         message = icmp.echo_reply(rest, rx.buf[rx.l4 + icmp.HEADER_LEN : rx.end])
-        self._reply(rx, rx.dst, message, rx.tos, "IcmpOutEchoReps")
+        self._answer(rx, message, "IcmpOutEchoReps")
+
+    def _answer(self, rx: RxPacket, message: bytes, counter: str) -> None:
+        """Send what was asked for, with the options of the request."""
+        options = self._options_for(rx, rx.l4 - rx.l3)
+        if options is not None:
+            self._reply(rx, rx.dst, message, rx.tos, counter, options)
+
+    def time_of_day(self, now: int) -> int:
+        """ms since midnight UT."""
+        return (now + self._net.wall_ns) // MILLISECOND % _DAY_MS
+
+    def _options_for(self, rx: RxPacket, end: int) -> bytes | None:
+        """The options of an answer to `rx`, of whose header [0, end) counts; None if there
+        can be no answer."""
+        if end <= HEADER_LEN:
+            return b""
+        header = bytes(rx.buf[rx.l3 : rx.l4])
+        now_ms = self.time_of_day(rx.now)
+        return echo_options(header, rx.src, end, rx.dst, now_ms, self._net.routes.is_ours)
+
+    def _timestamp(self, rx: RxPacket) -> None:
+        """The time of day back (Linux: `icmp_timestamp`)."""
+        start = rx.l4 + icmp.HEADER_LEN
+        if rx.end - start < 4:
+            self._bad("PKT_TOO_SMALL")
+            return
+        rest = int.from_bytes(rx.buf[rx.l4 + 4 : start], "big")
+        message = icmp.timestamp_reply(rest, rx.buf[start : start + 4], self.time_of_day(rx.now))
+        self._answer(rx, message, "IcmpOutTimestampReps")
 
     def _error(self, rx: RxPacket, kind: int, code: int) -> None:
         """Check an error and hand it to its transport (Linux: `icmp_unreach`)."""
@@ -247,10 +289,18 @@ class Icmp(IcmpHandler):
         """Answer `rx` with an error, if the rules allow it (Linux: `icmp_send`)."""
         if not self._may_answer(rx) or not self._within_limit(rx, kind, code):
             return
-        quote = rx.buf[rx.l3 : min(rx.end, rx.l3 + QUOTE_MAX)]
+        try:
+            room = min(ERROR_MAX, self._net.route(rx.src).mtu(rx.now)) - 20 - icmp.HEADER_LEN
+        except OSError:
+            return
+        end = info >> 24 if kind == icmp.PARAM_PROBLEM else rx.l4 - rx.l3
+        options = self._options_for(rx, end)
+        if options is None:
+            return
+        quote = rx.buf[rx.l3 : min(rx.end, rx.l3 + room - len(options))]
         message = icmp.build(kind, code, info, quote)
         tos = rx.tos & 0x1E | 0xC0  # internetwork control, the sender's type of service
-        self._reply(rx, rx.dst, message, tos, _OUT_COUNTERS[kind])
+        self._reply(rx, rx.dst, message, tos, _OUT_COUNTERS[kind], options)
 
     def _may_answer(self, rx: RxPacket) -> bool:
         """F-20: the packets about which an error may be sent."""

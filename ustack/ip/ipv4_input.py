@@ -25,6 +25,7 @@ from collections.abc import Callable
 from struct import Struct
 
 from ustack.ip.icmp import Icmp
+from ustack.ip.options4 import compile_options
 from ustack.ip.output import IpOutput
 from ustack.ip.reassembly import Reassembly
 from ustack.ip.route import BROADCAST, LOOPBACK, MULTICAST
@@ -107,10 +108,10 @@ class Ipv4Input:
             self._refuse(reason, "IpInAddrErrors")
             return
         if l4 - l3 > ipv4.HEADER_LEN:
-            reason = ipv4.scan_options(buf, l3 + ipv4.HEADER_LEN, l4)
-            if reason is not None:
-                self._refuse(reason, "IpInHdrErrors")
+            found = self._options(frame, src, dst, now, dev)
+            if found is None:
                 return
+            buf = found
         if kind >= BROADCAST:
             if proto not in self.rcv_many:
                 self._refuse("IP_INVALID_DEST", "IpInDiscards")
@@ -125,6 +126,28 @@ class Ipv4Input:
             self._fragment(rx, fragment)
         else:
             self._deliver(rx)
+
+    def _options(self, frame: Frame, src: bytes, dst: bytes, now: int, dev: Device) -> bytes | None:
+        """Carry out the options of a packet; its buffer after that, None if it is dropped."""
+        buf, l3 = frame.buf, frame.off
+        l4 = l3 + (buf[l3] & 15) * 4
+        found = compile_options(
+            bytearray(buf[l3:l4]), dst, self._icmp.time_of_day(now), self._net.routes.is_ours
+        )
+        made = b"".join((buf[:l3], found.header, buf[l4:]))
+        if found.bad:
+            self._refuse("IP_INHDR", "IpInHdrErrors")
+            _, total, _, _, ttl, proto = _HEADER.unpack_from(buf, l3)
+            rx = RxPacket(
+                made, l3, l4, l3 + total, proto, src, dst, buf[l3 + 1], ttl, 0, False,
+                dev.ifindex, now,
+            )  # fmt: skip
+            self._icmp.send(rx, icmp.PARAM_PROBLEM, 0, found.bad << 24)
+            return None
+        if found.source_routed:
+            self._refuse("IP_SOURCE_ROUTED", "IpInHdrErrors")
+            return None
+        return made
 
     def _refuse(self, reason: str, counter: str) -> None:
         self._mib.inc(counter)

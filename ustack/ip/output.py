@@ -420,17 +420,24 @@ class IpOutput(Net):
         dst.dev.xmit(Packet(ip + header, (), 0, 0, len(ip), _CSUM_OFFSET[proto]))
 
     def send_control(
-        self, proto: int, saddr: bytes, daddr: bytes, message: Sequence[Buffer], tos: int, now: int
+        self,
+        proto: int,
+        saddr: bytes,
+        daddr: bytes,
+        message: Sequence[Buffer],
+        tos: int,
+        now: int,
+        options: bytes = b"",
     ) -> bool:
         """Send an ICMP message, its checksum complete: default TTL, DF clear, in fragments
-        if it must be. False if there is no way to `daddr`."""
+        (without the IPv4 `options`) if it must be. False if there is no way to `daddr`."""
         dst = self._route_reply(daddr)
         if dst is None:
             return False
         ttl, mtu = self.sysctl.ip_default_ttl, dst.mtu(now)
         length = sum(map(len, message))
         ident = self._ident(None, dst, False, 1) if dst.version == 4 else 0
-        if length + (20 if dst.version == 4 else 40) > mtu:
+        if length + len(options) + (20 if dst.version == 4 else 40) > mtu:
             data = memoryview(b"".join(message))
             try:
                 self._send_fragments(None, proto, saddr, daddr, dst, data, ident, ttl, tos, mtu, 0)
@@ -439,6 +446,7 @@ class IpOutput(Net):
             return True
         if dst.version == 4:
             ip = ipv4.build_header(saddr, daddr, proto, length, ident, False, ttl, tos)
+            ip = ipv4.with_options(ip, options)
         else:
             flow = self._flow_label(saddr, daddr, 0)
             ip = ipv6.build_header(saddr, daddr, proto, length, ttl, tos, flow)

@@ -248,6 +248,13 @@ class RouteTable:
         """True for an address of this host: own, loopback or in an AnyIP prefix."""
         return 0 < self.local_kind(addr) <= ANYIP
 
+    def is_ours(self, addr: bytes) -> bool:
+        """Is this IPv4 address ours, or one of many hosts? (Linux: `inet_addr_type` is not
+        RTN_UNICAST)"""
+        if addr in (ANY4, LIMITED) or 224 <= addr[0] < 240:
+            return True
+        return self.local_kind(addr) != 0
+
     def lookup(self, daddr: bytes, oif: int = 0) -> Route | None:
         """The longest prefix that covers `daddr`, through device `oif` if given."""
         bits = len(daddr) * 8

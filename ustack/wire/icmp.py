@@ -15,7 +15,7 @@ HEADER = Struct("!BBHL")  # type, code, checksum, rest
 HEADER_LEN = 8
 
 ECHO_REPLY, DEST_UNREACH, SOURCE_QUENCH, REDIRECT, ECHO = 0, 3, 4, 5, 8
-TIME_EXCEEDED, PARAM_PROBLEM = 11, 12
+TIME_EXCEEDED, PARAM_PROBLEM, TIMESTAMP, TIMESTAMP_REPLY = 11, 12, 13, 14
 MAX_TYPE = 18
 MAX_UNREACH_CODE = 15
 
@@ -37,6 +37,12 @@ def echo(ident: int, seq: int, data: Buffer) -> bytes:
 def echo_reply(rest: int, data: Buffer) -> bytes:
     """The answer to a request: its last header word (id and sequence) and its data."""
     return build(ECHO_REPLY, 0, rest, data)
+
+
+def timestamp_reply(rest: int, originated: Buffer, received_ms: int) -> bytes:
+    """The answer to a timestamp request: its times in ms since midnight UT, ours twice."""
+    ours = received_ms.to_bytes(4, "big")
+    return build(TIMESTAMP_REPLY, 0, rest, b"".join((originated, ours, ours)))
 
 
 def dest_unreach(code: int, quote: Buffer) -> bytes:

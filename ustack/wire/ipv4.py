@@ -1,10 +1,10 @@
-"""The IPv4 header (RFC 791): building it, its constants, and a walk over its options."""
+"""The IPv4 header (RFC 791): building it, and its constants."""
 
 from __future__ import annotations
 
 from struct import Struct
 
-from ustack.wire.packet import Buffer
+from ustack.wire.checksum import checksum
 
 # version and ihl, tos, total length, id, flags and fragment offset, ttl, protocol,
 # checksum, source, destination
@@ -14,9 +14,6 @@ HEADER_LEN = 20
 DF = 0x4000
 MF = 0x2000
 OFFSET_MASK = 0x1FFF  # of the fragment field, in units of 8 bytes
-
-OPT_EOL, OPT_NOP, OPT_RR, OPT_TIMESTAMP = 0, 1, 7, 68
-OPT_LSRR, OPT_SSRR, OPT_RA = 131, 137, 148
 
 _BUILD = Struct("!HHHHHH4s4s")
 
@@ -48,57 +45,17 @@ def build_header(
     return _BUILD.pack(first, length, ident, frag, hops, csum, src, dst)
 
 
-def scan_options(buf: Buffer, start: int, end: int) -> str | None:
-    """Walk the options in `buf[start:end]`: the reason to drop the packet, or None.
-
-    Malformed options and those that may stand only once but do not are "IP_INHDR"; a
-    source route is refused, as with Linux's accept_source_route off, under a reason of
-    our own. Source: RFC 791 section 3.1, Linux `ip_options_compile`.
-    """
-    seen = 0  # bit 0: source route, 1: record route, 2: timestamp
-    at = start
-    while at < end:
-        kind = buf[at]
-        if kind == OPT_EOL:
-            break
-        if kind == OPT_NOP:
-            at += 1
-            continue
-        length = buf[at + 1] if at + 1 < end else 0
-        if length < 2 or at + length > end:
-            return "IP_INHDR"
-        once = _ONCE.get(kind, 0)
-        if seen & once or not _option_ok(kind, buf[at : at + length]):
-            return "IP_INHDR"
-        seen |= once
-        at += length
-    return "IP_SOURCE_ROUTED" if seen & 1 else None
-
-
-_ONCE = {OPT_LSRR: 1, OPT_SSRR: 1, OPT_RR: 2, OPT_TIMESTAMP: 4}
-
-
-def _option_ok(kind: int, option: Buffer) -> bool:
-    """Whether length and pointer of one option (its bytes, at least 2) agree."""
-    length = len(option)
-    if kind in (OPT_LSRR, OPT_SSRR):
-        return length >= 3 and option[2] >= 4
-    if kind == OPT_RR:
-        return length >= 3 and option[2] >= 4 and _slot_fits(option[2], length, 4)
-    if kind == OPT_TIMESTAMP:
-        return length >= 4 and option[2] >= 5 and _timestamp_ok(option)
-    return kind != OPT_RA or length >= 4
-
-
-def _slot_fits(pointer: int, length: int, size: int) -> bool:
-    """A pointer (counted from 1) past the end means full; else `size` bytes must be free."""
-    return pointer > length or pointer + size - 1 <= length
-
-
-def _timestamp_ok(option: Buffer) -> bool:
-    """The timestamp option: room for an entry, or an overflow count that can still grow."""
-    pointer, flags, length = option[2], option[3], len(option)
-    if pointer > length:
-        return flags >> 4 != 15
-    with_address = flags & 15 in (1, 3)
-    return _slot_fits(pointer, length, 8 if with_address else 4)
+def with_options(header: bytes, options: bytes) -> bytes:
+    """A header of `build_header` with these options, whole words, behind it."""
+    if not options:
+        return header
+    _, tos, length, ident, frag, ttl, proto, _, src, dst = HEADER.unpack(header)
+    size = HEADER_LEN + len(options)
+    made = bytearray(
+        HEADER.pack(
+            0x40 | size >> 2, tos, length + len(options), ident, frag, ttl, proto, 0, src, dst
+        )
+    )
+    made += options
+    made[10:12] = checksum(bytes(made)).to_bytes(2, "big")
+    return bytes(made)

@@ -11,7 +11,6 @@ _FAST_PATH = "the kernel's fast path does not count a pure ACK that is too old a
 
 _UNDO = "a reduction is not undone: that comes with F-RTO"
 _PACING = "SO_MAX_PACING_RATE is kept but not enforced: that comes with BBR"
-_BAD_OPTIONS = "malformed IP options are dropped without the parameter problem of the kernel"
 _NO_RATE = "a SO_MAX_PACING_RATE of 0 means none: that comes with BBR"
 
 KNOWN: dict[str, dict[str, str]] = {
@@ -27,7 +26,6 @@ KNOWN: dict[str, dict[str, str]] = {
         for kind in ("tcp", "udp")
         for family in ("ipv4", "ipv6")
     },
-    "test_y34_ip_input.py::test_header4[options-bad-ipv4]": {"F-1": _BAD_OPTIONS},
     "test_y22_validation.py::test_ack_field[ancient-ipv4]": {"C-27": _FAST_PATH},
     "test_y22_validation.py::test_ack_field[ancient-ipv6]": {"C-27": _FAST_PATH},
 }

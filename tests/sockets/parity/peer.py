@@ -255,6 +255,8 @@ class Seen:
         if int.from_bytes(raw[2:4], "big") != len(raw):
             notes.append("bad total length")
         notes.extend(self._common())
+        if ihl > 20:
+            notes.append(f"options {ip_options(raw[20:ihl])}")
         if not self.df:
             notes.append("no DF")
         return raw[ihl:]
@@ -377,6 +379,21 @@ class Seen:
 def _ports(sport: int, dport: int) -> str:
     """From the system under test, whose ephemeral ports are its own, to the peer."""
     return f"{'*' if sport >= EPHEMERAL else sport}>{dport}"
+
+
+def ip_options(raw: bytes) -> str:
+    """The options of an IPv4 header in hex, times of day as `t`."""
+    words = [f"{byte:02x}" for byte in raw]
+    at = 0
+    while at < len(raw) and raw[at]:
+        size = 1 if raw[at] == 1 else max([1, *raw[at + 1 : at + 2]])
+        if raw[at] == 0x44 and size > 4 and at + 3 < len(raw):
+            skip, step = (4, 8) if raw[at + 3] & 15 else (0, 4)
+            for slot in range(at + 4 + skip, at + size - 3, step):
+                if any(raw[slot : slot + 4]):
+                    words[slot : slot + 4] = ["t", "", "", ""]
+        at += size
+    return "".join(words)
 
 
 def _options(raw: bytes, isn: int) -> list[str]:

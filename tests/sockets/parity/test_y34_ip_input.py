@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from tests.sockets.parity.peer import UDP, icmp, ip_packet, udp
+import random
+
+from tests.sockets.parity.peer import UDP, icmp, ip_options, ip_packet, udp
 from tests.sockets.parity.scenario import parity
 
 HEADERS4 = {
@@ -47,6 +49,82 @@ def test_header4(t, case):
     t.rule("F-1")
     t.udp(b"payload", **HEADERS4[case])
     look(t, s)
+
+
+OPTIONS4 = {
+    "nops": "01010101", "end": "00010203", "no-length": "07", "length-0": "0700",
+    "length-1": "0701", "too-long": "070b0400", "rr": "070704 00000000 00",
+    "rr-2": "070b04 0000000000000000 00", "rr-half": "070b08 0a0900010000 0000",
+    "rr-full": "070708 00000000", "rr-low": "070703 00000000", "rr-odd": "070705 00000000",
+    "rr-short": "0702", "rr-twice": "070304 070304", "rr-then-bad": "070704 00000000 0709",
+    "nop-rr": "01 070704 00000000", "lsrr": "830704 0a090002", "ssrr": "890704 0a090002",
+    "lsrr-low": "830703 0a090002", "lsrr-full": "830708 0a090002", "srr-twice": "830304 890304",
+    "srr-short": "8302", "ts": "440805 00 00000000", "ts-3": "441005 00 000000000000000000000000",
+    "ts-full": "440809 00 00000000", "ts-overflow": "440809 f0 00000000",
+    "ts-flow-14": "440809 e0 00000000", "ts-low": "440804 00 00000000",
+    "ts-odd": "440806 00 00000000", "ts-addr-short": "440805 01 00000000", "ts-short": "4403",
+    "ts-addr": "440c05 01 0000000000000000",
+    "ts-addr-2": "441405 01 00000000000000000000000000000000",
+    "ts-pre-ours": "441405 03 0a090002 00000000 0a090002 00000000",
+    "ts-pre-other": "440c05 03 0a090009 00000000", "ts-pre-many": "440c05 03 e0000001 00000000",
+    "ts-pre-zero": "440c05 03 00000001 00000000", "ts-pre-e": "440c05 03 f0000001 00000000",
+    "ts-pre-full": "440c0d 03 0a090002 00000000", "ts-flag-2": "440c05 02 0000000000000000",
+    "ts-flag-5": "440c05 05 0000000000000000", "ts-twice": "440405 00 440405 00",
+    "ts-rr": "440805 00 00000000 070704 00000000", "rr-ts": "070704 00000000 440805 00 00000000",
+    "alert": "94040000", "alert-short": "9403 00", "alert-other": "94040001",
+    "cipso": "860a00000001 01040000", "cipso-short": "8606 00000001",
+    "sec": "820b 0000000000 00000000", "sid": "88040001", "unknown": "5c060102 0304",
+    "unknown-rr": "5c040102 070704 00000000",
+}  # fmt: skip
+
+
+def padded(options):
+    return options + bytes(-len(options) & 3)
+
+
+def answers(t, options):
+    """What a host says to an echo request, and to a datagram that nobody wants, with these
+    options; with what it quotes of the second."""
+    t.ip(icmp(t.peer, t.local, 8, 0, 0x12340007, bytes(20), options=options))
+    t.settle()
+    t.udp(b"payload", 40000, 9, options=options)
+    for seen in t.settle():
+        if seen.kind in (3, 12):
+            header = seen.data[: (seen.data[0] & 15) * 4]
+            t.event("call", "quoted", f"{ip_options(header[20:])} of {len(seen.data)}")
+
+
+@parity("F-1", "F-20", "F-22", v6=False, cases=OPTIONS4, icmp_ratemask=0)
+def test_options4(t, case):
+    """Options are carried out, echoed, or refused by a parameter problem."""
+    s = bound(t)
+    t.rule("F-1")
+    options = padded(bytes.fromhex(OPTIONS4[case]))
+    answers(t, options)
+    t.udp(bytes(1000), 40000, 9, options=options)
+    t.settle()
+    t.udp(b"payload", options=options)
+    look(t, s)
+    t.udp(b"payload", options=options, dst=bytes((10, 9, 0, 255)))
+    look(t, s)
+
+
+@parity("F-1", v6=False, cases=range(10), icmp_ratemask=0, icmp_msgs_per_sec=100000)
+def test_random_options4(t, case):
+    rng = random.Random(case)
+    t.rule("F-1")
+    for _ in range(60):
+        options = b""
+        for _ in range(rng.randrange(1, 5)):
+            kind = rng.choice((0, 1, 7, 68, 131, 137, 134, 148, 130, 33, rng.randrange(256)))
+            size = rng.choice((0, 1, 2, 3, 4, 5, 7, 8, 11, 12, 16, 20))
+            pointer = rng.choice((3, 4, 5, 8, 9, 13, size, size + 1, rng.randrange(40)))
+            if kind in (68, 131, 137):  # times are seen in their places; no routes back
+                pointer = rng.choice((4, 5, 13, 21) if kind == 68 else (3, 4, 5))
+            body = bytes((pointer, rng.choice((0, 1, 3, 0xF0, 0xE1, rng.randrange(256)))))
+            body += rng.choice((t.local, t.peer, bytes(4), b"")) + bytes(40)
+            options += bytes((kind, size)) + body[: max(size - 2, 0)]
+        answers(t, padded(options[: rng.choice((40, 40, 40, rng.randrange(1, 41)))]))
 
 
 @parity("F-1", v6=False, cases=["trailing", "truncated", "empty", "short"])
