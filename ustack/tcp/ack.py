@@ -29,6 +29,7 @@ from ustack.tcp.ackstate import (
     FLAG_DATA,
     FLAG_DATA_ACKED,
     FLAG_DSACKING_ACK,
+    FLAG_FORWARD_PROGRESS,
     FLAG_NOT_DUP,
     FLAG_ORIG_SACK_ACKED,
     FLAG_RETRANS_DATA_ACKED,
@@ -58,6 +59,7 @@ from ustack.tcp.timers import (
     reset_xmit_timer,
     schedule_loss_probe,
 )
+from ustack.tcp.undo import is_before_retransmission
 from ustack.tcp.validate import is_predicted, replace_ts_recent, send_challenge_ack
 from ustack.wire.tcp import SYN
 
@@ -93,13 +95,14 @@ def tcp_ack(sk: TcpSock, seg: Segment) -> int:
         sk.snd_una = ack
     if seg.options.sacks and sk.sack_ok:
         sacktag_write_queue(sk, seg, prior_una, st)
+        sk.delivered += st.sack_delivered
     sk.err_soft = 0
     sk.probes_out = 0
     sk.rcv_tstamp = now
     if prior_packets:
         _account(sk, seg, st, prior_una, prior_fack, delivered, lost)
     else:
-        _ack_without_queue(sk, st, now)
+        _ack_without_queue(sk, seg, st)
     return ACK_OK
 
 
@@ -123,7 +126,7 @@ def _account(
     if not flag & FLAG_NOT_DUP or flag & FLAG_CA_ALERT or sk.ca_state != CA_OPEN:
         if not flag & (FLAG_SND_UNA_ADVANCED | FLAG_NOT_DUP | FLAG_DSACKING_ACK):
             st.num_dupack = seg.segs
-        fastretrans_alert(sk, st, now)
+        _alert(sk, seg, st, prior_una)
     if st.flag & FLAG_SET_XMIT_TIMER:
         if not sk.packets_out:
             clear_xmit_timer(sk)
@@ -145,16 +148,24 @@ def _old_ack(sk: TcpSock, seg: Segment) -> int:
     if seg.options.sacks and sk.sack_ok:
         st = AckState(seg.ack, seg.now, sk.snd_nxt, sk.in_flight)
         sacktag_write_queue(sk, seg, sk.snd_una, st)
-        fastretrans_alert(sk, st, seg.now)
+        _alert(sk, seg, st, sk.snd_una)
         xmit_recovery(sk, st, seg.now)
     return ACK_OLD
 
 
-def _ack_without_queue(sk: TcpSock, st: AckState, now: int) -> None:
-    """Nothing was in flight: only the window can be news."""
+def _alert(sk: TcpSock, seg: Segment, st: AckState, prior_una: int) -> None:
+    """Nothing is as it should be: is anything lost, or was it never?"""
+    st.prior_una = prior_una
+    if sk.tstamp_ok and seg.options.has_ts:
+        st.tsecr = seg.options.tsecr
+    fastretrans_alert(sk, st, st.now)
+
+
+def _ack_without_queue(sk: TcpSock, seg: Segment, st: AckState) -> None:
+    """Nothing was in flight: only the window can be news, or a duplicate report."""
     if st.flag & FLAG_DSACKING_ACK:
-        fastretrans_alert(sk, st, now)
-    ack_probe(sk, now)
+        _alert(sk, seg, st, sk.snd_una)
+    ack_probe(sk, st.now)
     if sk.tlp_high_seq is not None:
         process_tlp_ack(sk, st)
 
@@ -292,10 +303,7 @@ def _entry_acked(sk: TcpSock, skb: Skb, start: int, acked: int, st: AckState, se
 def _is_echo_of_original(sk: TcpSock, skb: Skb, seg: Segment) -> bool:
     """Does the echoed timestamp precede the retransmission of `skb`? Then it was not needed
     (`tcp_skb_spurious_retrans`)."""
-    tsecr = seg.options.tsecr
-    if not (sk.tstamp_ok and tsecr):
-        return False
-    return bool((tsecr - (skb.tx_time // MS + sk.tsoffset)) & 0x80000000)
+    return sk.tstamp_ok and is_before_retransmission(sk, seg.options.tsecr, skb.tx_time)
 
 
 def _measure(
@@ -349,7 +357,7 @@ def _after_clean(sk: TcpSock, st: AckState, prior_fack: int, rtt_valid: bool) ->
     if not sk.sack_ok:
         remove_reno_sacks(sk, st.pkts_acked)
     elif st.low_acked < prior_fack:
-        rack.check_sack_reordering(sk, st.low_acked, highest_sack_seq(sk))
+        rack.check_sack_reordering(sk, st.low_acked, False)
 
 
 # -- how much may fly ----------------------------------------------------------------------
@@ -376,7 +384,8 @@ def _cong_control(sk: TcpSock, st: AckState, newly_lost: int) -> None:
         cwnd_reduction(sk, st.acked_sacked, newly_lost, advanced)
     elif (
         # with reordering about SACKed data counts; otherwise only a cumulative ACK does
-        st.acked_sacked > 0 if sk.reordering > sysctl.tcp_reordering else st.flag & FLAG_DATA_ACKED
+        st.flag
+        & (FLAG_FORWARD_PROGRESS if sk.reordering > sysctl.tcp_reordering else FLAG_DATA_ACKED)
     ):
         sample.is_cwnd_limited = is_cwnd_limited_now(sk)
         cc.cong_avoid(sample)

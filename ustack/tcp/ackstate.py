@@ -18,6 +18,7 @@ FLAG_ACK_MAYBE_DELAYED = 0x10000
 
 FLAG_ACKED = FLAG_DATA_ACKED | FLAG_SYN_ACKED
 FLAG_NOT_DUP = FLAG_DATA | FLAG_WIN_UPDATE | FLAG_ACKED
+FLAG_FORWARD_PROGRESS = FLAG_ACKED | FLAG_DATA_SACKED
 FLAG_CA_ALERT = FLAG_DATA_SACKED | FLAG_DSACKING_ACK
 
 
@@ -32,10 +33,14 @@ class AckState:
     last_sackt = 0
     num_dupack = 0
     pkts_acked = 0
+    sack_delivered = 0  # packets that its blocks report, duplicates included
     acked_sacked = 0  # packets newly delivered by this ACK
     rtt_us = -1
     retransmit = False  # recovery wants lost data resent, then new data
     dsack_tlp = False
+    # for `undo`, set for a dubious ACK only
+    prior_una = 0
+    tsecr = 0  # the echoed timestamp, 0: none
     # the newest delivered entry's snapshot, for the rate sample
     prior_delivered = 0
     prior_delivered_at = 0

@@ -35,6 +35,7 @@ from ustack.sock.wait import Op, Wait
 from ustack.tcp import rack, rcvbuf
 from ustack.tcp.acking import enter_quickack_mode
 from ustack.tcp.congestion.base import INFINITE_SSTHRESH
+from ustack.tcp.cwnd import set_ca_state
 from ustack.tcp.lifecycle import disconnect, reset, set_state
 from ustack.tcp.mss import TSTAMP_LEN, advertise_mss, default_mss
 from ustack.tcp.output import sndbuf_expand, sync_mss
@@ -54,6 +55,7 @@ from ustack.tcp.sock import (
     TcpSock,
 )
 from ustack.tcp.state import (
+    CA_LOSS,
     CA_OPEN,
     CLOSE,
     ESTABLISHED,
@@ -284,6 +286,7 @@ def _synack_for_us(sk: TcpSock, seg: Segment) -> None:
     _take_options(sk, seg)
     _take_irs(sk, seg)
     sk.snd_wl1 = seg.seq
+    _undo_spurious_syn(sk, seg)
     _syn_acked(sk, seg)
     sk.bytes_acked += seg.ack - sk.snd_una
     sk.snd_una = sk.snd_up = seg.ack
@@ -322,11 +325,20 @@ def _syn_acked(sk: TcpSock, seg: Segment) -> None:
             rack.advance(sk, head, seg.now)
         sk.delivered += 1
         sk.delivered_at = seg.now
-    sk.ca_state = CA_OPEN
+    if sk.sack_ok or sk.ca_state != CA_LOSS:  # else the state is held (`undo`)
+        set_ca_state(sk, CA_OPEN)
     sk.retransmits = 0
     sk.err_soft = 0
     sk.rcv_tstamp = seg.now
     clear_xmit_timer(sk)
+
+
+def _undo_spurious_syn(sk: TcpSock, seg: Segment) -> None:
+    """The echo is of the very first SYN or SYN-ACK: that it was repeated says nothing of
+    the path (`tcp_try_undo_spurious_syn`)."""
+    first = (sk.retrans_stamp // MS + sk.tsoffset) & 0xFFFFFFFF
+    if sk.undo_marker is not None and sk.tstamp_ok and seg.options.tsecr == first:
+        sk.undo_marker = None
 
 
 def _finish_connect(sk: TcpSock, now: int) -> None:
@@ -335,7 +347,6 @@ def _finish_connect(sk: TcpSock, now: int) -> None:
     sk.lrcvtime = now
     init_transfer(sk, now)
     sk.retrans_stamp = 0
-    sk.undo_marker = None
     sk.lsndtime = now
     if sk.keepopen:
         sk.arm(T_KEEPALIVE, now + sk.keepalive_time)
@@ -396,6 +407,7 @@ def create_child(request: Request, seg: Segment) -> TcpSock:
     sk.segs_in = 1  # the SYN
     if request.num_timeout:
         sk.undo_marker = request.iss
+        sk.retrans_stamp = request.sent_at
     _synack_rtt(sk, seg, -1 if request.num_retrans else (seg.now - request.sent_at) // 1000)
     sk.state = SYN_RECV
     host.hash(sk)
@@ -441,9 +453,10 @@ def synack_received(sk: TcpSock, seg: Segment) -> None:
     sk.delivered += 1
     if not sk.rtt.srtt_us:
         _synack_rtt(sk, seg, -1)
+    if sk.retrans_stamp:
+        _undo_spurious_syn(sk, seg)
     init_transfer(sk, now)
     sk.retrans_stamp = 0
-    sk.undo_marker = None
     sk.copied_seq = sk.rcv_nxt
     set_state(sk, ESTABLISHED)
     sk.snd_una = seg.ack
@@ -470,6 +483,7 @@ def init_transfer(sk: TcpSock, now: int) -> None:
     cc.snd_cwnd = 1 if lossy else TCP_INIT_CWND
     cc.snd_ssthresh = INFINITE_SSTHRESH  # a SYN that had to be repeated says nothing of it
     sk.snd_cwnd_stamp = now
+    sk.prior_ssthresh = 0  # no duplicate report brings back what was before
     cc.init(now)
     rcvbuf.init_buffer_space(sk, now)
     sndbuf_expand(sk, initial=True)

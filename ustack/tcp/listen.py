@@ -148,7 +148,7 @@ class Request:
         self.num_timeout = self.num_retrans = 0
         self.acked = False
         self.pending = False  # the catch-all has not answered yet
-        self.sent_at = 0
+        self.sent_at = 0  # the first SYN-ACK
         self.last_oow_ack_time = 0
         self.deadline = NEVER
         self.heap_at = NEVER
@@ -253,7 +253,7 @@ class Request:
             self.sport, self.dport, self.iss, self.irs + 1, SYN | ACK,
             min(self.rcv_wnd, 65535), options, csum=csum,
         )  # fmt: skip
-        self.sent_at = now
+        self.sent_at = self.sent_at or now
         self.host.net.send_reply(IPPROTO_TCP, self.saddr, self.daddr, header, self.tos, now)
         self.host.net.mib.values["TcpOutSegs"] += 1
 

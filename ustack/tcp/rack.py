@@ -123,11 +123,15 @@ def update_reo_wnd(sk: TcpSock, delivered_before: int) -> None:
         sk.reo_wnd_steps = 1
 
 
-def check_sack_reordering(sk: TcpSock, low_seq: int, fack: int) -> None:
-    """Something below `fack` arrived late without a retransmission (rule D-27)."""
+def check_sack_reordering(sk: TcpSock, low_seq: int, by_timestamp: bool) -> None:
+    """`low_seq` arrived late without a retransmission: how far below the highest SACK is
+    that? (rule D-27)"""
+    fack = max(sk.highest_sack, sk.snd_una) if sk.sacked_out else sk.snd_una
+    if low_seq >= fack:
+        return
     metric = fack - low_seq
     mss = sk.mss_cache
     if metric > sk.reordering * mss:
         sk.reordering = min((metric + mss - 1) // mss, sk.net.sysctl.tcp_max_reordering)
     sk.reord_seen += 1
-    sk.net.mib.inc("TcpExtTCPSACKReorder")
+    sk.net.mib.inc("TcpExtTCPTSReorder" if by_timestamp else "TcpExtTCPSACKReorder")

@@ -10,10 +10,11 @@ Recovery decides *what was lost* and lets it be sent again; *how much may fly* i
 business of `cwnd` and of congestion control. CWR and Recovery end when snd_una passes
 `high_seq`, the highest byte sent when they began; so does Loss.
 
-Left to a later version, at the places where the kernel has them: undo of a reduction
-that proves unnecessary, F-RTO.
+A reduction that proves to have been needless is taken back (`undo`). Left to a later
+version, at its place in `_process_loss`: F-RTO, which learns that from what arrives after a
+timeout, without timestamps.
 
-Sources: RFC 6675, RFC 6582, RFC 8985, Linux tcp_input.c; rules D-5, D-14 to D-20, D-28.
+Sources: RFC 6675, RFC 6582, RFC 8985, Linux tcp_input.c; rules D-5, D-14 to D-20, D-26, D-28.
 """
 
 from __future__ import annotations
@@ -45,6 +46,13 @@ from ustack.tcp.skb import LOST, SACKED_ACKED
 from ustack.tcp.sock import MS, PENDING_RETRANS, TcpSock
 from ustack.tcp.state import CA_CWR, CA_DISORDER, CA_LOSS, CA_OPEN, CA_RECOVERY
 from ustack.tcp.timers import rearm_rto, reset_xmit_timer
+from ustack.tcp.undo import (
+    init_undo,
+    try_undo_dsack,
+    try_undo_loss,
+    try_undo_partial,
+    try_undo_recovery,
+)
 
 
 def fastretrans_alert(sk: TcpSock, st: AckState, now: int) -> None:
@@ -56,13 +64,10 @@ def fastretrans_alert(sk: TcpSock, st: AckState, now: int) -> None:
         return
     if sk.ca_state == CA_OPEN:
         sk.retrans_stamp = 0
-    elif sk.snd_una >= sk.high_seq and _leave_reduction(sk, now):
+    elif sk.snd_una >= sk.high_seq and _leave_reduction(sk, st):
         return
     if sk.ca_state == CA_RECOVERY:
-        if not st.flag & FLAG_SND_UNA_ADVANCED and not sk.sack_ok:
-            add_reno_sack(sk, st.num_dupack)
-        _identify_packet_loss(sk, st, now)
-        st.retransmit = True
+        _recovery(sk, st, now)
         return
     if sk.ca_state == CA_LOSS:
         st.retransmit = _process_loss(sk, st)
@@ -83,40 +88,45 @@ def _check_sack_reneging(sk: TcpSock, st: AckState, now: int) -> bool:
     return True
 
 
-def _leave_reduction(sk: TcpSock, now: int) -> bool:
+def _leave_reduction(sk: TcpSock, st: AckState) -> bool:
     """snd_una has passed high_seq; true if the ACK is dealt with."""
     if sk.ca_state == CA_CWR:
         # one more ACK than high_seq itself, so that a CWR bit is not undone by its own ACK
         if sk.snd_una != sk.high_seq:
-            end_cwnd_reduction(sk, now)
+            end_cwnd_reduction(sk, st.now)
             set_ca_state(sk, CA_OPEN)
     elif sk.ca_state == CA_RECOVERY:
         if not sk.sack_ok:
             sk.sacked_out = 0
-        if not _recovered(sk):
+        if try_undo_recovery(sk, st):
             return True
-        end_cwnd_reduction(sk, now)
+        end_cwnd_reduction(sk, st.now)
     return False
 
 
-def _recovered(sk: TcpSock) -> bool:
-    """All that was out at the loss is acknowledged: Open again, unless that has to wait
-    (`tcp_try_undo_recovery`, without the undo)."""
-    if sk.reo_wnd_persist:
-        sk.reo_wnd_persist -= 1
-    if sk.snd_una == sk.high_seq and not sk.sack_ok:
-        # hold: late duplicate ACKs must not start another recovery (RFC 6582, 4.1)
-        if not any_retrans_done(sk):
-            sk.retrans_stamp = 0
-        return False
-    set_ca_state(sk, CA_OPEN)
-    return True
+def _recovery(sk: TcpSock, st: AckState, now: int) -> None:
+    """In Recovery: more to repair, unless it turns out that it was not called for."""
+    if not st.flag & FLAG_SND_UNA_ADVANCED:
+        if not sk.sack_ok:
+            add_reno_sack(sk, st.num_dupack)
+    elif try_undo_partial(sk, st):
+        return
+    if try_undo_dsack(sk, st):
+        _try_to_open(sk)
+    _identify_packet_loss(sk, st, now)
+    if sk.ca_state != CA_RECOVERY:
+        if not sk.lost_out:
+            return
+        enter_recovery(sk)
+    st.retransmit = True
 
 
 def _process_loss(sk: TcpSock, st: AckState) -> bool:
     """In Loss; true if data is to be resent (`tcp_process_loss`, without F-RTO)."""
+    if st.flag & FLAG_SND_UNA_ADVANCED and try_undo_loss(sk, st):
+        return False
     if sk.snd_una >= sk.high_seq:
-        _recovered(sk)
+        try_undo_recovery(sk, st)
         return False
     if not sk.sack_ok:
         if sk.snd_nxt > sk.high_seq and st.num_dupack:
@@ -133,11 +143,18 @@ def _disorder(sk: TcpSock, st: AckState, now: int) -> None:
         if st.flag & FLAG_SND_UNA_ADVANCED:
             sk.sacked_out = 0
         add_reno_sack(sk, st.num_dupack)
+    if sk.ca_state <= CA_DISORDER:
+        try_undo_dsack(sk, st)
     _identify_packet_loss(sk, st, now)
     if sk.lost_out:
         enter_recovery(sk)
         st.retransmit = True
-        return
+    else:
+        _try_to_open(sk)
+
+
+def _try_to_open(sk: TcpSock) -> None:
+    """Nothing is known to be lost (`tcp_try_to_open`)."""
     if not any_retrans_done(sk):
         sk.retrans_stamp = 0
     if sk.ca_state != CA_CWR:
@@ -150,7 +167,7 @@ def enter_recovery(sk: TcpSock) -> None:
         sk.retrans_stamp = 0  # giving up counts from our fast retransmit
     sk.net.mib.inc("TcpExtTCPSackRecovery" if sk.sack_ok else "TcpExtTCPRenoRecovery")
     sk.prior_ssthresh = 0
-    sk.undo_marker = sk.snd_una
+    init_undo(sk)
     if not in_cwnd_reduction(sk):
         sk.prior_ssthresh = current_ssthresh(sk)
         init_cwnd_reduction(sk)
@@ -238,7 +255,7 @@ def enter_loss(sk: TcpSock, now: int) -> None:
         cc.prior_cwnd = cc.snd_cwnd
         cc.snd_ssthresh = cc.ssthresh()
         cc.cwnd_event(EVENT_LOSS, now)
-        sk.undo_marker = sk.snd_una
+        init_undo(sk)
     cc.snd_cwnd = sk.in_flight + 1
     cc.snd_cwnd_cnt = 0
     sk.snd_cwnd_stamp = now

@@ -91,8 +91,9 @@ def retransmit_skb(sk: TcpSock, skb: Skb, segs: int, now: int) -> int:
     if result == SENT:
         skb.sacked |= SACKED_RETRANS
         sk.retrans_out += skb.pcount
-    if not sk.retrans_stamp:
-        sk.retrans_stamp = now  # of the first attempt, sent or not: giving up counts from it
+    if not sk.retrans_stamp:  # of the first attempt, sent or not: giving up counts from it
+        sk.retrans_stamp = skb.tx_time if result == REFUSED else now
+    sk.undo_retrans = max(sk.undo_retrans, 0) + skb.pcount
     return result
 
 

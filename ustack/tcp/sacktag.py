@@ -6,10 +6,16 @@ Each entry carries its tags (`skb.sacked`); the counters of the socket add them 
     lost_out     packets LOST
     retrans_out  packets SACKED_RETRANS: retransmitted and not known to be lost again
 
-A block that covers part of a multi-segment entry cuts it, on an MSS boundary. Blocks
+A block that covers part of a multi-segment entry cuts it, on an MSS boundary; what is
+SACKed is merged with a SACKed neighbour, and its overhead is no longer charged. Blocks
 repeat from ACK to ACK, grown at one end; what the last ACK already told is skipped
 (`sack_cache`). Blocks are checked first: an old or absurd one is counted and ignored, and
-the first one may be a duplicate report (DSACK, RFC 2883).
+the first one may be a duplicate report (DSACK, RFC 2883), which tells `undo` that a
+retransmission was needless.
+
+What is merged, and so what is charged, depends on the order of the walk: by sequence, from
+where the block before ended, past what is known, and from the highest SACK for all above
+it. It is the kernel's, for overlapping and senseless blocks too.
 
 Without SACK the same counters are kept by counting duplicate ACKs (NewReno, RFC 6582).
 
@@ -18,6 +24,9 @@ Sources: RFC 2018, RFC 6675, Linux `tcp_sacktag_write_queue`, `tcp_sacktag_one`,
 """
 
 from __future__ import annotations
+
+from operator import itemgetter
+from typing import TypeAlias
 
 from ustack.sock.truesize import TX_OVERHEAD
 from ustack.tcp import rack
@@ -34,10 +43,17 @@ from ustack.tcp.segment import Segment
 from ustack.tcp.skb import EVER_RETRANS, LOST, MAX_PARTS, SACKED_ACKED, SACKED_RETRANS, Skb
 from ustack.tcp.sock import TcpSock
 from ustack.tcp.state import CA_LOSS
+from ustack.tcp.undo import note_dsack
 from ustack.wire.seq import unwrap
 
+Block: TypeAlias = tuple[int, int, bool]  # [left, right) and whether it is a duplicate report
+_LEFT = itemgetter(0)
+END = -1  # the place behind the last entry
+# what `_match` has found
+NOT_IN, IN, NO_SEGMENT = range(3)
 # what `_shift` has done
 NOT_SHIFTED, NOTHING, SHIFTED = range(3)
+_ENTRY_MAX = 65535 * 8
 _TAGS = SACKED_ACKED | SACKED_RETRANS | LOST
 
 
@@ -50,27 +66,26 @@ def sacktag_write_queue(sk: TcpSock, seg: Segment, prior_snd_una: int, st: AckSt
     """Apply the SACK option of `seg`."""
     una = sk.snd_una
     raw = [(unwrap(left, una), unwrap(right, una)) for left, right in seg.options.sacks]
-    blocks = list(raw)
     if not sk.sacked_out:
         sk.highest_sack = una
-        sk.sack_cache = ()
-    if _check_dsack(sk, raw, st):
-        blocks = raw[1:]
-    if st.ack < prior_snd_una - sk.max_window:
+    dup = _check_dsack(sk, raw, prior_snd_una, st)
+    if st.ack < prior_snd_una - sk.max_window or not sk.packets_out:
         return
-    _note_dsacked_entries(sk, raw, blocks, st)
-    if not sk.packets_out:
-        return
-    valid = [block for block in blocks if _is_valid(sk, block)]
-    for left, right in sorted(valid):
-        for start, end in _news(sk.sack_cache, left, right):
-            _tag_range(sk, start, end, (left, right), st)
-    sk.sack_cache = tuple(valid)
-    if st.reord < sk.highest_sack and sk.ca_state != CA_LOSS:
-        rack.check_sack_reordering(sk, st.reord, sk.highest_sack)
+    usable = [
+        (left, right, dup and not i)
+        for i, (left, right) in enumerate(raw)
+        if _is_valid(sk, left, right, dup and not i, st.ack) and right > prior_snd_una
+    ]
+    usable.sort(key=_LEFT)
+    _tag_blocks(sk, usable, sk.sack_cache if sk.sacked_out else (), st)
+    sk.sack_cache = tuple(usable)
+    if st.reord < sk.highest_sack and (sk.ca_state != CA_LOSS or sk.undo_marker is not None):
+        rack.check_sack_reordering(sk, st.reord, False)
 
 
-def _check_dsack(sk: TcpSock, blocks: list[tuple[int, int]], st: AckState) -> bool:
+def _check_dsack(
+    sk: TcpSock, blocks: list[tuple[int, int]], prior_snd_una: int, st: AckState
+) -> bool:
     """Is the first block a report of data received twice? (`tcp_check_dsack`)"""
     left, right = blocks[0]
     mib = sk.net.mib
@@ -80,16 +95,21 @@ def _check_dsack(sk: TcpSock, blocks: list[tuple[int, int]], st: AckState) -> bo
         mib.inc("TcpExtTCPDSACKOfoRecv")
     else:
         return False
-    if not _dsack_seen(sk, left, right, st):
+    segs = _dsack_seen(sk, left, right, st)
+    if not segs:
         mib.inc("TcpExtTCPDSACKIgnoredDubious")
         return False
+    mib.inc("TcpExtTCPDSACKRecvSegs", segs)
+    if right <= prior_snd_una:  # of entries that are gone
+        note_dsack(sk, right, segs)
     return True
 
 
-def _dsack_seen(sk: TcpSock, left: int, right: int, st: AckState) -> bool:
-    """Note a duplicate report; false if nothing that we sent twice explains it."""
+def _dsack_seen(sk: TcpSock, left: int, right: int, st: AckState) -> int:
+    """Note a duplicate report: of how many packets, 0 if nothing that we sent twice
+    explains it."""
     if right <= left or right - left > sk.max_window:
-        return False
+        return 0
     segs = 1
     tlp = False
     if right - left > sk.mss_cache:
@@ -98,131 +118,199 @@ def _dsack_seen(sk: TcpSock, left: int, right: int, st: AckState) -> bool:
         tlp = right == sk.tlp_high_seq
     sk.dsack_dups += segs
     if sk.dsack_dups > sk.total_retrans:
-        return False
+        return 0
     st.flag |= FLAG_DSACKING_ACK
     st.dsack_tlp = tlp
     if sk.reord_seen and not tlp:
         sk.dsack_seen = True  # RACK was too hasty; a probe that was not needed is no sign
-    return True
+    st.sack_delivered += segs
+    return segs
 
 
-def _note_dsacked_entries(
-    sk: TcpSock, raw: list[tuple[int, int]], blocks: list[tuple[int, int]], st: AckState
-) -> None:
-    """A DSACK above snd_una: that retransmission has arrived and is no longer out."""
-    if len(raw) == len(blocks) or not sk.packets_out or raw[0][1] <= sk.snd_una:
-        return
-    left, right = raw[0]
-    for i in range(sk.rtx_queue.index_of(left), len(sk.rtx_queue)):
-        skb = sk.rtx_queue.at(i)
-        if skb.seq >= right:
-            break
-        if left <= skb.seq and skb.end_seq <= right and skb.sacked & SACKED_RETRANS:
-            if skb.sacked & SACKED_ACKED:
-                st.reord = min(st.reord, skb.seq)
-            skb.sacked &= ~SACKED_RETRANS
-            sk.retrans_out -= skb.pcount
-
-
-def _is_valid(sk: TcpSock, block: tuple[int, int]) -> bool:
-    """RFC 2018: inside what we have sent and the peer has not acknowledged (rule D-12)."""
-    left, right = block
-    if right <= left or right > sk.snd_nxt or left >= sk.snd_nxt:
+def _is_valid(sk: TcpSock, left: int, right: int, dup: bool, ack: int) -> bool:
+    """RFC 2018: inside what we have sent and the peer has not acknowledged (rule D-12). A
+    duplicate may lie below, down to where the undo began (`tcp_is_sackblock_valid`)."""
+    if right <= sk.snd_nxt and left < right:
+        if left > sk.snd_una:
+            return True
+        marker = sk.undo_marker
+        if dup and marker is not None and right <= sk.snd_una:
+            if left >= marker or (right > marker and left >= right - sk.max_window):
+                return True
+    if dup:
+        name = "Old" if sk.undo_marker is not None else "NoUndo"
+        sk.net.mib.inc("TcpExtTCPDSACKIgnored" + name)
+    elif ack == sk.snd_una or right > sk.snd_una:  # else reordering has made it old
         sk.net.mib.inc("TcpExtTCPSACKDiscard")
-        return False
-    return left > sk.snd_una  # one that starts at snd_una makes no sense
+    return False
 
 
-def _news(cache: tuple[tuple[int, int], ...], left: int, right: int) -> list[tuple[int, int]]:
-    """The parts of a block that the previous ACK did not report."""
-    for old_left, old_right in cache:
-        if left <= old_left and old_right <= right:
-            return [part for part in ((left, old_left), (old_right, right)) if part[0] < part[1]]
-    return [(left, right)]
+def _tag_blocks(sk: TcpSock, blocks: list[Block], cache: tuple[Block, ...], st: AckState) -> None:
+    """Tag what the blocks cover and the last ACK's (`cache`) did not, in order of sequence.
+    A duplicate report that lies in the next block is seen to on the way."""
+    at = END  # the entry where the walk stands
+    for i, (left, right, dup) in enumerate(blocks):
+        inner = blocks[i + 1] if i + 1 < len(blocks) and blocks[i + 1][2] else None
+        cache = _ahead(cache, left)
+        while cache and not dup and right > cache[0][0]:
+            old_left, old_right, _ = cache[0]
+            if left < old_left:
+                at = _walk(sk, _skip(sk, at, left), left, old_left, dup, inner, st)
+            if right <= old_right:
+                break
+            if inner is not None and inner[0] < old_right:
+                at = _walk(sk, _skip(sk, at, inner[0]), inner[0], inner[1], True, None, st)
+            if highest_sack_seq(sk) == old_right:  # all is new above
+                cache = cache[1:]
+                at = _walk(sk, _highest(sk), left, right, dup, inner, st)
+                break
+            at = _skip(sk, at, old_right)
+            cache = _ahead(cache[1:], left)
+        else:
+            if left >= highest_sack_seq(sk):
+                at = _highest(sk)  # perhaps back: a block of the last ACK reached further
+            at = _walk(sk, _skip(sk, at, left), left, right, dup, inner, st)
 
 
-def _tag_range(sk: TcpSock, start: int, end: int, block: tuple[int, int], st: AckState) -> None:
-    """Of the entries that touch [start, end), tag those that lie in `block`, cutting those
-    that straddle an edge of it."""
-    left, right = block
+def _ahead(cache: tuple[Block, ...], left: int) -> tuple[Block, ...]:
+    """Without the blocks that end before `left`."""
+    while cache and left >= cache[0][1]:
+        cache = cache[1:]
+    return cache
+
+
+def _highest(sk: TcpSock) -> int:
+    """The entry above the highest SACK."""
+    return _skip(sk, END, sk.highest_sack) if sk.sacked_out else 0
+
+
+def _skip(sk: TcpSock, at: int, seq: int) -> int:
+    """Go on to the entry that holds `seq`; never back. END if there is none."""
     queue = sk.rtx_queue
-    i = queue.index_of(start)
-    while i < len(queue):
-        skb = queue.at(i)
-        if skb.seq >= end:
-            return
-        shifted = _shift(sk, i, left, right, st)
-        if shifted == SHIFTED:
-            continue  # what stands at `i` now comes next
-        i += 1
-        if shifted == NOTHING or skb.end_seq <= left or skb.sacked & SACKED_ACKED:
-            continue
-        verdict = _match(sk, skb, left, right)
-        if verdict is None:
-            continue  # the front part was cut off; its rear comes next
-        if verdict:
-            _sacktag_one(sk, skb, st)
+    if END < at < len(queue) and queue.at(at).seq > seq:
+        return at
+    at = queue.index_of(seq)
+    skb = queue.at(at)
+    return at if skb.seq <= seq < skb.end_seq else END
 
 
-def _match(sk: TcpSock, skb: Skb, left: int, right: int) -> bool | None:
-    """Is `skb` in the block? A multi-segment entry that is partly in it is cut at an MSS
-    boundary: True if its (new) front is in, None if the front is not and the rear may be
-    (`tcp_match_skb_to_sack`)."""
-    in_sack = left <= skb.seq and skb.end_seq <= right
-    if in_sack or skb.pcount <= 1:
-        return in_sack
+def _walk(
+    sk: TcpSock, at: int, left: int, right: int, dup: bool, inner: Block | None, st: AckState
+) -> int:
+    """From entry `at` on tag what lies in [left, right); where the walk ended
+    (`tcp_sacktag_walk`). `inner`: a duplicate report inside."""
+    queue = sk.rtx_queue
+    while END < at < len(queue):
+        skb = queue.at(at)
+        if skb.seq >= right:
+            return at
+        verdict = NOT_IN
+        is_dup = dup
+        if inner is not None and skb.seq < inner[1]:
+            verdict = _match(sk, skb, inner[0], inner[1])
+            is_dup = is_dup or verdict == IN
+        if verdict != IN:
+            shifted = _shift(sk, at, left, right, is_dup, st)
+            if shifted == SHIFTED:
+                continue  # what stands at `at` now comes next
+            verdict = NOT_IN if shifted == NOTHING else _match(sk, skb, left, right)
+        if verdict == NO_SEGMENT:
+            return at
+        if verdict == IN:
+            _sacktag_one(sk, skb, is_dup, st)
+        at += 1
+    return END
+
+
+def _match(sk: TcpSock, skb: Skb, left: int, right: int) -> int:
+    """Is `skb` IN the block? A multi-segment entry that is partly in it is cut at an MSS
+    boundary; then this is about its (new) front, and the rear comes next. NO_SEGMENT: the
+    block ends before the first one does (`tcp_match_skb_to_sack`)."""
+    if left <= skb.seq and skb.end_seq <= right:
+        return IN
+    if skb.pcount <= 1 or skb.end_seq <= left:
+        return NOT_IN
     mss = skb.gso_size
-    in_sack = left <= skb.seq
-    length = (right if in_sack else left) - skb.seq
+    verdict = IN if left <= skb.seq else NOT_IN
+    length = (right if verdict == IN else left) - skb.seq
     if length < mss:
-        if in_sack:
-            return False
+        if verdict == IN:
+            return NO_SEGMENT
         length = mss
     whole = length - length % mss
-    if not in_sack and whole < length:
-        whole += mss
-    if (whole >= skb.len and not in_sack) or too_fragmented(sk, skb):
-        return False
+    if verdict == NOT_IN:
+        if whole < length:
+            whole += mss
+        if whole >= skb.len:
+            return NOT_IN
+    if too_fragmented(sk, skb):
+        return NO_SEGMENT
     fragment(sk, skb, whole, mss)  # perhaps only a FIN stays behind
-    return True if in_sack else None
+    return verdict
 
 
 def _seglen(skb: Skb) -> int:
     return skb.len if skb.pcount <= 1 else skb.gso_size
 
 
-def _shift(sk: TcpSock, i: int, left: int, right: int, st: AckState) -> int:
+def _shift(sk: TcpSock, i: int, left: int, right: int, dup: bool, st: AckState) -> int:
     """Tag what the block covers of entry `i` by merging it into the SACKed entry before it,
     as long as both consist of segments of one size; one that closes a gap takes in the
     entry behind it as well. NOT_SHIFTED: tag it in place (`tcp_shift_skb_data`)."""
     queue = sk.rtx_queue
     skb = queue.at(i)
-    if not i or not skb.len or skb.sacked & (LOST | SACKED_RETRANS) == SACKED_RETRANS:
+    if not i or not _may_shift(sk, queue.at(i - 1), skb, dup):
         return NOT_SHIFTED
     prev = queue.at(i - 1)
-    if prev.sacked & _TAGS != SACKED_ACKED or prev.eor:
-        return NOT_SHIFTED
-    if left <= skb.seq and skb.end_seq <= right:
-        mss = _seglen(skb)
-        if mss != _seglen(prev):
-            return NOT_SHIFTED
-    else:
+    whole = left <= skb.seq and skb.end_seq <= right
+    segs = skb.pcount
+    mss = _seglen(skb)
+    if not whole:
         if skb.end_seq <= left or skb.pcount <= 1:
             return NOTHING
-        mss = skb.gso_size
-        if not left <= skb.seq or mss != _seglen(prev):
-            return NOT_SHIFTED
         segs = (right - skb.seq) // mss
-        if not segs:
-            return NOTHING
+    if left > skb.seq or mss != _seglen(prev):
+        return NOT_SHIFTED
+    if not segs:
+        return NOTHING
+    length = min(segs * mss, skb.len)
+    if skb.seq + length <= sk.snd_una or not _has_room(prev, length, segs):
+        return NOT_SHIFTED
+    eaten = length == skb.len  # with its FIN, whether that is in the block or not
+    if not eaten:
         _cut(sk, skb, segs, mss)
-    _merge(sk, prev, skb, mss, st)
-    if i < len(queue):
-        behind = queue.at(i)
-        alike = behind.sacked & _TAGS == SACKED_ACKED and _seglen(behind) == mss
-        if behind.len and alike and not prev.eor:
-            _merge(sk, prev, behind, mss, st)
+    _merge(sk, prev, skb, mss, dup, st)
+    if eaten:
+        _close_gap(sk, i, prev, mss, st)
     return SHIFTED
+
+
+def _may_shift(sk: TcpSock, prev: Skb, skb: Skb, dup: bool) -> bool:
+    """Is `prev` SACKed and nothing else, and will `skb` be, and not go at once?"""
+    retransmitted = skb.sacked & (LOST | SACKED_RETRANS) == SACKED_RETRANS
+    return (
+        skb.len > 0
+        and skb.end_seq > sk.snd_una
+        and (dup or not retransmitted)
+        and prev.sacked & _TAGS == SACKED_ACKED
+        and not prev.eor
+    )
+
+
+def _close_gap(sk: TcpSock, i: int, prev: Skb, mss: int, st: AckState) -> None:
+    """What came before entry `i` is now part of `prev`: perhaps so may `i`."""
+    if i == len(sk.rtx_queue):
+        return
+    skb = sk.rtx_queue.at(i)
+    alike = skb.sacked & _TAGS == SACKED_ACKED and _seglen(skb) == mss
+    if skb.len and alike and not prev.eor and _has_room(prev, skb.len, skb.pcount):
+        _merge(sk, prev, skb, mss, False, st)
+
+
+def _has_room(skb: Skb, length: int, pcount: int) -> bool:
+    """As much as an entry's 16-bit count of segments of 8 bytes can tell
+    (`tcp_skb_shift`)."""
+    return skb.len + length < _ENTRY_MAX and skb.pcount + pcount <= 0xFFFF
 
 
 def _cut(sk: TcpSock, skb: Skb, segs: int, mss: int) -> None:
@@ -235,10 +323,9 @@ def _cut(sk: TcpSock, skb: Skb, segs: int, mss: int) -> None:
     sk.rtx_queue.insert_after(skb, rear)
 
 
-def _merge(sk: TcpSock, prev: Skb, skb: Skb, mss: int, st: AckState) -> None:
+def _merge(sk: TcpSock, prev: Skb, skb: Skb, mss: int, dup: bool, st: AckState) -> None:
     """`skb` becomes part of `prev` and leaves the queue (`tcp_shifted_skb`)."""
-    if not skb.sacked & SACKED_ACKED:
-        _sacktag_one(sk, skb, st)
+    _sacktag_one(sk, skb, dup, st)
     prev.parts += skb.parts
     if len(prev.parts) > MAX_PARTS:  # sent again only if the peer takes its word back
         prev.parts = [b"".join(prev.parts)]
@@ -256,8 +343,24 @@ def _merge(sk: TcpSock, prev: Skb, skb: Skb, mss: int, st: AckState) -> None:
     sk.wmem_queued -= TX_OVERHEAD
 
 
-def _sacktag_one(sk: TcpSock, skb: Skb, st: AckState) -> None:
-    """The peer holds this entry (`tcp_sacktag_one`)."""
+def _sacktag_one(sk: TcpSock, skb: Skb, dup: bool, st: AckState) -> None:
+    """The peer holds this entry, for the second time if `dup` (`tcp_sacktag_one`)."""
+    if dup and skb.sacked & (SACKED_RETRANS | EVER_RETRANS):
+        note_dsack(sk, skb.end_seq, skb.pcount)
+        if skb.sacked & SACKED_ACKED and skb.seq < st.reord:
+            st.reord = skb.seq
+    if skb.end_seq > sk.snd_una:  # else it is about to leave
+        if not skb.sacked & SACKED_ACKED:
+            _newly_sacked(sk, skb, st)
+        if dup and skb.sacked & SACKED_RETRANS:
+            skb.sacked &= ~SACKED_RETRANS
+            sk.retrans_out -= skb.pcount
+    if skb.tx_delivered_at:
+        skb_delivered(sk, skb, st)
+    sk.highest_sack = max(sk.highest_sack, skb.end_seq)
+
+
+def _newly_sacked(sk: TcpSock, skb: Skb, st: AckState) -> None:
     sacked = skb.sacked
     rack.advance(sk, skb, st.now)
     if sacked & SACKED_RETRANS:
@@ -281,10 +384,7 @@ def _sacktag_one(sk: TcpSock, skb: Skb, st: AckState) -> None:
     skb.sacked |= SACKED_ACKED
     st.flag |= FLAG_DATA_SACKED
     sk.sacked_out += skb.pcount
-    sk.delivered += skb.pcount
-    if skb.tx_delivered_at:
-        skb_delivered(sk, skb, st)
-    sk.highest_sack = max(sk.highest_sack, skb.end_seq)
+    st.sack_delivered += skb.pcount
 
 
 # -- without SACK: duplicate ACKs are counted ----------------------------------------------

@@ -76,8 +76,8 @@ class TcpSock(Sock):
         "notsent_lowat", "snd_wscale", "rcv_wscale", "wscale_ok", "sack_ok", "tstamp_ok",
         # send: flight and recovery
         "packets_out", "sacked_out", "lost_out", "retrans_out", "ca_state", "high_seq",
-        "undo_marker", "retrans_stamp", "retransmits", "prr_delivered", "prr_out", "reordering",
-        "reord_seen", "rack_mstamp", "rack_end_seq", "rack_rtt_us", "rack_advanced",
+        "undo_marker", "undo_retrans", "retrans_stamp", "retransmits", "prr_delivered", "prr_out",
+        "reordering", "reord_seen", "rack_mstamp", "rack_end_seq", "rack_rtt_us", "rack_advanced",
         "retransmit_high", "sack_cache", "tlp_high_seq", "tlp_retrans", "highest_sack",
         "reo_wnd_steps", "reo_wnd_persist", "dsack_seen", "last_delivered",
         # estimators and congestion control
@@ -177,6 +177,7 @@ class TcpSock(Sock):
         self.ca_state = CA_OPEN
         self.high_seq = 0
         self.undo_marker: int | None = None
+        self.undo_retrans = 0  # retransmissions no DSACK has reported; -1: none was sent
         self.retrans_stamp = 0
         self.retransmits = 0
         self.prr_delivered = self.prr_out = 0
@@ -188,7 +189,7 @@ class TcpSock(Sock):
         self.tlp_high_seq: int | None = None
         self.tlp_retrans = False
         self.highest_sack = 0
-        self.sack_cache: tuple[tuple[int, int], ...] = ()  # blocks of the last ACK
+        self.sack_cache: tuple[tuple[int, int, bool], ...] = ()  # blocks of the last ACK
         self.reo_wnd_steps = 1
         self.reo_wnd_persist = 0
         self.dsack_seen = False

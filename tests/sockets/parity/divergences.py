@@ -9,16 +9,10 @@ from __future__ import annotations
 
 _FAST_PATH = "the kernel's fast path does not count a pure ACK that is too old as a drop"
 
-_UNDO = "a reduction is not undone: that comes with F-RTO"
 _PACING = "SO_MAX_PACING_RATE is kept but not enforced: that comes with BBR"
 _NO_RATE = "a SO_MAX_PACING_RATE of 0 means none: that comes with BBR"
 
 KNOWN: dict[str, dict[str, str]] = {
-    **{
-        f"test_y26_recovery.py::test_undo[{case}-{family}]": {"D-26": _UNDO}
-        for case in ("dsack", "timestamps")
-        for family in ("ipv4", "ipv6")
-    },
     "test_y26_recovery.py::test_pacing_rate[ipv4]": {"D-50": _PACING},
     "test_y26_recovery.py::test_pacing_rate[ipv6]": {"D-50": _PACING},
     **{

@@ -164,6 +164,9 @@ class StackSut:
         sent, self.raw.sent = self.raw.sent, []
         return sent
 
+    def counters(self, names: tuple[str, ...]) -> dict[str, int]:
+        return {name: self.stack.mib[name] for name in names}
+
     def socket(self, family: int, type_: int, proto: int = 0) -> StackSocket:
         sk = self.stack.socket(family, type_, proto)
         sk.nonblocking = True

@@ -101,6 +101,13 @@ class Trial:
         if not fact:
             raise Failed(f"{self.sut.name}: {why}")
 
+    def counters(self, *names: str) -> dict[str, int]:
+        """What these counters of nstat(8) have come to; those that have not moved are left
+        out."""
+        found = {name: n for name, n in self.sut.counters(names).items() if n}
+        self.event("call", "counters", found)
+        return found
+
     # -- time --------------------------------------------------------------------------
 
     def run(self, ms: float = STEP, quietly: bool = False) -> list[Seen]:
