@@ -13,6 +13,7 @@ import os
 import select
 import socket
 import struct
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -56,6 +57,13 @@ def is_ours(packet: bytes) -> bool:
     return packet[6] in (17, 44) or (packet[6] == 58 and packet[40] in (1, 2, 3, 4, 128, 129))
 
 
+def is_report(packet: bytes) -> bool:
+    """IGMP or MLD."""
+    if packet[0] >> 4 == 4:
+        return packet[9] == 2
+    return packet[6] == 0 and packet[48] in (131, 132, 143)
+
+
 class OurSocket:
     def __init__(self, host: OurHost, sk: Sock) -> None:
         self.host = host
@@ -68,12 +76,12 @@ class OurSocket:
         return native
 
     def _done(self, result: Any) -> Any:
-        self.host.stack.run_softirq(0)
+        self.host.stack.run_softirq(self.host.now)
         return result
 
     def setsockopt(self, level: int, name: int, value: int | bytes) -> None:
         raw = struct.pack("i", value) if isinstance(value, int) else value
-        self._done(self.sk.prot.setsockopt(self.sk, level, name, raw, 0))
+        self._done(self.sk.prot.setsockopt(self.sk, level, name, raw, self.host.now))
 
     def getsockopt(self, level: int, name: int, length: int = 0) -> Any:
         value = self.sk.prot.getsockopt(self.sk, level, name, length or 4, 0)
@@ -121,7 +129,7 @@ class OurSocket:
         self.sk.prot.shutdown(self.sk, how, 0)
 
     def close(self) -> None:
-        self.sk.prot.close(self.sk, 0)
+        self.sk.prot.close(self.sk, self.host.now)
 
 
 class OurHost:
@@ -135,16 +143,36 @@ class OurHost:
         self.stack.add_address(self.dev, f"{US6}/64")
         self.stack.add_route("0.0.0.0/0", self.dev)
         self.stack.add_route("::/0", self.dev)
+        self.now = 0
+
+    def add_address(self, cidr: str) -> None:
+        self.stack.add_address(self.dev, cidr)
+
+    def sysctl(self, name: str, value: int) -> None:
+        """A setting of the host or of its device, by its last name."""
+        setattr(self.stack.sysctl, name, type(getattr(self.stack.sysctl, name))(value))
 
     def socket(self, family: int, kind: int = socket.SOCK_DGRAM, proto: int = 0) -> Any:
         return OurSocket(self, self.stack.socket(family, kind | socket.SOCK_NONBLOCK, proto))
 
     def inject(self, packet: bytes) -> None:
-        self.stack.handle_batch([Frame(packet)], 0, self.dev)
-        self.stack.run_softirq(0)
+        self.stack.handle_batch([Frame(packet)], self.now, self.dev)
+        self.stack.run_softirq(self.now)
 
     def sent(self) -> list[bytes]:
         return [packet for packet in self.dev.take() if is_ours(packet)]
+
+    def reports(self, seconds: float, enough: int = 1000) -> list[bytes]:
+        """What is said about groups in that time, or until `enough` was said."""
+        found = [packet for packet in self.dev.take() if is_report(packet)]
+        until = self.now + int(seconds * 1e9)
+        while len(found) < enough:
+            self.now = min(self.stack.next_timeout(), until)
+            if self.now == until:
+                break
+            self.stack.handle_timeout(self.now)
+            found += [packet for packet in self.dev.take() if is_report(packet)]
+        return found
 
     def close(self) -> None:
         """Nothing to give back."""
@@ -186,6 +214,8 @@ class KernelHost:
         with self.netns.entered():
             self.tun = pytun.TunTapDevice(DEVICE, pytun.IFF_TUN | pytun.IFF_NO_PI)
         os.set_blocking(self.tun.fileno(), False)
+        # as `io.netlink` does for ours: the kernel sends nothing of its own accord then
+        self.netns.sysctl(f"net/ipv6/conf/{DEVICE}/addr_gen_mode", 1)
         self.netns.ip(
             f"link set {DEVICE} mtu 1500 up",
             f"address add {US4}/24 dev {DEVICE}",
@@ -201,6 +231,14 @@ class KernelHost:
         self.marker.bind(("127.0.0.1", 0))
         self.marker.connect(self.marker.getsockname())
         self.marker.settimeout(5)
+
+    def add_address(self, cidr: str) -> None:
+        self.netns.ip(f"address add {cidr} dev {DEVICE} nodad")
+
+    def sysctl(self, name: str, value: int) -> None:
+        family = "ipv6" if "mld" in name else "ipv4"
+        of_device = "interval" in name or "force" in name
+        self.netns.sysctl(f"net/{family}/{f'conf/{DEVICE}/' if of_device else ''}{name}", value)
 
     def settle(self) -> None:
         self.marker.send(b"")
@@ -225,6 +263,17 @@ class KernelHost:
                 packets.append(os.read(self.tun.fileno(), 70_000))
             except BlockingIOError:
                 return [packet for packet in packets if is_ours(packet)]
+
+    def reports(self, seconds: float, enough: int = 1000) -> list[bytes]:
+        """As ours."""
+        found: list[bytes] = []
+        until = time.monotonic() + seconds
+        while len(found) < enough and (left := until - time.monotonic()) > 0:
+            if select.select([self.tun], [], [], left)[0]:
+                packet = os.read(self.tun.fileno(), 70_000)
+                if is_report(packet):
+                    found.append(packet)
+        return found
 
     def close(self) -> None:
         for sock in self.made:

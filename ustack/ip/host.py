@@ -37,7 +37,7 @@ from ustack.sock.net import SeedSource
 from ustack.sock.sysctl import Sysctl
 from ustack.wire import icmp, icmpv6
 from ustack.wire.addr import network, parse_addr, parse_cidr
-from ustack.wire.packet import IPPROTO_ICMP, IPPROTO_ICMPV6, Frame, RxPacket
+from ustack.wire.packet import IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_IGMP, Frame, RxPacket
 
 if TYPE_CHECKING:
     from ustack.sock.sock import Sock
@@ -63,7 +63,10 @@ class IpHost(IpOutput):
         self.icmp = Icmp(self, limiter, err_handlers)
         self.icmpv6 = Icmpv6(self, limiter, err_handlers)
         self._err_handlers = err_handlers
-        self._handlers4: dict[int, Callable[[RxPacket], None]] = {IPPROTO_ICMP: self.icmp.rcv}
+        self._handlers4: dict[int, Callable[[RxPacket], None]] = {
+            IPPROTO_ICMP: self.icmp.rcv,
+            IPPROTO_IGMP: self.groups.igmp_rcv,
+        }
         self._handlers6: dict[int, Callable[[RxPacket], None]] = {IPPROTO_ICMPV6: self.icmpv6.rcv}
         self._input4 = Ipv4Input(self, self._handlers4, self.icmp)
         self._input6 = Ipv6Input(self, self._handlers6, self.icmpv6)
@@ -151,11 +154,21 @@ class IpHost(IpOutput):
         except OSError:
             return 0
 
-    def join_group(self, group: bytes, ifindex: int) -> None:
-        self.groups.join(group, ifindex)
+    def join_group(self, group: bytes, ifindex: int, mode: int, now: int) -> None:
+        self.groups.of(group, ifindex).join(group, mode, now)
 
-    def leave_group(self, group: bytes, ifindex: int) -> None:
-        self.groups.leave(group, ifindex)
+    def leave_group(self, group: bytes, ifindex: int, now: int) -> None:
+        self.groups.of(group, ifindex).leave(group, now)
+
+    def add_sources(
+        self, group: bytes, ifindex: int, mode: int, sources: list[bytes], delta: bool, now: int
+    ) -> None:
+        self.groups.of(group, ifindex).add_sources(group, mode, sources, delta, now)
+
+    def del_sources(
+        self, group: bytes, ifindex: int, mode: int, sources: list[bytes], delta: bool, now: int
+    ) -> None:
+        self.groups.of(group, ifindex).del_sources(group, mode, sources, delta, now)
 
     def looped_back(self, dev: Device) -> SoftDevice:
         found = self._looped_back.get(dev.ifindex)

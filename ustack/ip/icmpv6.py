@@ -3,9 +3,8 @@
 What differs: the checksum covers a pseudo header; every error type is rate-limited but
 Packet Too Big, the more leniently the less specific the route back is; an error is at
 most 1,280 bytes long. An echo request to a group that this host has joined is answered,
-errors about multicasts are not sent. Neighbour and
-router discovery and MLD, which a point-to-point device does not need, are counted and
-ignored.
+errors about multicasts are not sent. Queries about groups go to `ip.mld`. Neighbour and
+router discovery, which a point-to-point device does not need, are ignored.
 
 Sources: Linux `icmp6_send`, `icmpv6_xrlim_allow`, `icmpv6_rcv`, `icmpv6_notify`,
 `is_ineligible`; RFC 4443 section 2.4.
@@ -17,7 +16,7 @@ from typing import ClassVar
 
 from ustack.ip.icmp import MILLISECOND, IcmpHandler
 from ustack.sock.icmp import IcmpError
-from ustack.wire import icmpv6
+from ustack.wire import icmpv6, mld
 from ustack.wire.addr import is_multicast, is_unspecified
 from ustack.wire.checksum import pseudo_sum, verify
 from ustack.wire.icmp import HEADER_LEN
@@ -40,6 +39,10 @@ _IN_COUNTERS = {
     icmpv6.PARAM_PROBLEM: "Icmp6InParmProblems",
     icmpv6.ECHO: "Icmp6InEchos",
     icmpv6.ECHO_REPLY: "Icmp6InEchoReplies",
+    mld.QUERY: "Icmp6InGroupMembQueries",
+    mld.V1_REPORT: "Icmp6InGroupMembResponses",
+    mld.V1_DONE: "Icmp6InGroupMembReductions",
+    mld.V2_REPORT: "Icmp6InMLDv2Reports",
 }
 
 
@@ -75,6 +78,8 @@ class Icmpv6(IcmpHandler):
             self._echo(rx)
         elif kind == icmpv6.ECHO_REPLY:
             self._echo_reply(rx)
+        elif kind == mld.QUERY:
+            self._net.groups.mld_rcv(rx)
         elif not kind & icmpv6.INFO_MASK:
             self._error(rx, kind, rx.buf[rx.l4 + 1])
 

@@ -34,7 +34,7 @@ from ustack.sock.dst import Device
 from ustack.sock.truesize import rx_truesize
 from ustack.wire import icmp, ipv4
 from ustack.wire.checksum import checksum
-from ustack.wire.packet import Frame, RxPacket
+from ustack.wire.packet import IPPROTO_IGMP, Frame, RxPacket
 
 MAX_PAIRS = 8192
 _HEADER = Struct("!HHHHBB")  # version ihl tos, length, id, fragment, ttl, protocol
@@ -58,7 +58,8 @@ class Ipv4Input:
         self._routes = net.routes
         self._handlers = handlers
         self._icmp = icmp_
-        self.rcv_many: dict[int, Callable[[RxPacket], None]] = {}  # as `handlers`, to many
+        # as `handlers`, for what is sent to many
+        self.rcv_many: dict[int, Callable[[RxPacket], None]] = {IPPROTO_IGMP: net.groups.igmp_rcv}
         self._reassembly = Reassembly(
             4, net.sysctl, net.mib, net.deadlines, self._reassembly_expired
         )
@@ -101,8 +102,11 @@ class Ipv4Input:
             return
         src, dst = buf[l3 + 12 : l3 + 16], buf[l3 + 16 : l3 + 20]
         kind = self._routes.local_kind(dst)
-        if not kind and 224 <= dst[0] < 240 and self._net.groups.has(dst, dev.ifindex):
-            kind = MULTICAST
+        if not kind and 224 <= dst[0] < 240:
+            groups, iif = self._net.groups, dev.ifindex
+            # queries are for every member, whoever its sources are
+            if groups.joined(dst, iif) if proto == IPPROTO_IGMP else groups.wants(dst, iif, src):
+                kind = MULTICAST
         reason = self._check_addresses(src, dst, kind, dev)
         if reason is not None:
             self._refuse(reason, "IpInAddrErrors")

@@ -24,7 +24,7 @@ from ustack.ip.reassembly import Reassembly
 from ustack.ip.route import LOOPBACK, MULTICAST
 from ustack.sock.dst import Device
 from ustack.sock.truesize import rx_truesize
-from ustack.wire import icmpv6, ipv6
+from ustack.wire import icmpv6, ipv6, mld
 from ustack.wire.addr import ANY6, LOOPBACK6, MAPPED, is_multicast
 from ustack.wire.packet import IPPROTO_ICMPV6, Frame, RxPacket
 
@@ -112,7 +112,7 @@ class Ipv6Input:
     def _check_addresses(self, src: bytes, dst: bytes, dev: Device) -> str | None:
         """The reason to drop the packet for its addresses."""
         kind = self._routes.local_kind(dst)
-        if dst[0] == 0xFF and self._net.groups.has(dst, dev.ifindex):
+        if dst[0] == 0xFF and self._net.groups.joined(dst, dev.ifindex):
             kind = MULTICAST
         if is_multicast(src) or src == ANY6 or src.startswith(MAPPED):
             return "IP_INVALID_SOURCE"
@@ -149,8 +149,17 @@ class Ipv6Input:
             self._refuse("IP_NOPROTO", "Ip6InUnknownProtos")
             self._icmp.send(rx, icmpv6.PARAM_PROBLEM, icmpv6.UNK_NEXTHDR, nhoff)
             return
+        if rx.dst[0] == 0xFF and not self._wanted(rx):
+            self._refuse("IP_INADDRERRORS", "Ip6InDiscards")
+            return
         self._counters["Ip6InDelivers"] += 1
         handler(rx)
+
+    def _wanted(self, rx: RxPacket) -> bool:
+        """Does a member of the group want its source? MLD is for all of them."""
+        if rx.proto == IPPROTO_ICMPV6 and rx.l4 < rx.end and rx.buf[rx.l4] in mld.MESSAGES:
+            return True
+        return self._net.groups.wants(rx.dst, rx.iif, rx.src)
 
     # -- fragments ---------------------------------------------------------------------
 

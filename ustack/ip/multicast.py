@@ -5,49 +5,97 @@ of all hosts is always joined. A multicast, or a broadcast, that a socket sends 
 the members on this host: they get a copy as if it had come in by the device that it left
 by, without the checks that would refuse it there (our own address as its source).
 
-Left out: IGMP and MLD. No membership is reported, so a switch or router that forwards
-multicasts only where they were asked for does not learn of ours; on a TUN or another
-point-to-point link, where whoever is at the other end sends everything, nothing is missed.
+Which sources a group is wanted from, `ip.membership` knows; that the routers learn of it, by
+IGMP and MLD, is the work of `ip.reports`, which has the groups of each device.
 
 Sources: Linux `ip_check_mc_rcu`, `ipv6_chk_mcast_addr`, `ip_mc_output`, `dev_loopback_xmit`.
 """
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from mypy_extensions import mypyc_attr
 
+from ustack.ip import igmp, mld
+from ustack.ip.igmp import Igmp
+from ustack.ip.mld import Mld
+from ustack.ip.reports import Reporter
 from ustack.sock.dst import Device, SoftDevice
-from ustack.wire.packet import TAKEN, Frame, Packet
+from ustack.wire.checksum import verify
+from ustack.wire.igmp import HEADER_LEN
+from ustack.wire.packet import TAKEN, Frame, Packet, RxPacket
 
-ALL_HOSTS4 = b"\xe0\0\0\x01"
-ALL_NODES6 = b"\xff\x02" + bytes(13) + b"\x01"
+if TYPE_CHECKING:
+    from ustack.ip.output import IpOutput
+
 INTERFACE_NODES6 = b"\xff\x01" + bytes(13) + b"\x01"
-_ALWAYS = frozenset((ALL_HOSTS4, ALL_NODES6, INTERFACE_NODES6))
+_ALWAYS = frozenset((igmp.ALL_HOSTS, mld.ALL_NODES, INTERFACE_NODES6))
 
 
 class Groups:
-    """How many sockets have joined each group on each device."""
+    """The groups of one host, by family and device."""
 
-    __slots__ = ("_joined",)
+    __slots__ = ("_igmp", "_mld", "_net", "_rng")
 
-    def __init__(self) -> None:
-        self._joined: dict[tuple[bytes, int], int] = {}
+    def __init__(self, net: IpOutput) -> None:
+        self._net = net
+        self._rng = net.seeds.stream("groups")
+        self._igmp: dict[int, Igmp] = {}
+        self._mld: dict[int, Mld] = {}
 
-    def join(self, group: bytes, ifindex: int) -> None:
-        key = (group, ifindex)
-        self._joined[key] = self._joined.get(key, 0) + 1
+    def of(self, group: bytes, ifindex: int) -> Reporter:
+        """Who keeps `group` on that device, which there must be."""
+        return self.igmp(ifindex) if len(group) == 4 else self.mld(ifindex)
 
-    def leave(self, group: bytes, ifindex: int) -> None:
-        key = (group, ifindex)
-        left = self._joined[key] - 1
-        if left:
-            self._joined[key] = left
-        else:
-            del self._joined[key]
+    def igmp(self, ifindex: int) -> Igmp:
+        found = self._igmp.get(ifindex)
+        if found is None:
+            found = self._igmp[ifindex] = Igmp(self._net, self._device(ifindex), self._rng)
+        return found
 
-    def has(self, group: bytes, ifindex: int) -> bool:
-        """Are packets to `group` that come by that device for this host?"""
-        return group in _ALWAYS or (group, ifindex) in self._joined
+    def mld(self, ifindex: int) -> Mld:
+        found = self._mld.get(ifindex)
+        if found is None:
+            found = self._mld[ifindex] = Mld(self._net, self._device(ifindex), self._rng)
+        return found
+
+    def _device(self, ifindex: int) -> Device:
+        return next(dev for dev in self._net.routes.devices if dev.ifindex == ifindex)
+
+    def joined(self, group: bytes, ifindex: int) -> bool:
+        """Is `group` joined on that device, from whatever sources?"""
+        if group in _ALWAYS:
+            return True
+        found = self._igmp.get(ifindex) if len(group) == 4 else self._mld.get(ifindex)
+        return found is not None and group in found.groups
+
+    def wants(self, group: bytes, ifindex: int, src: bytes) -> bool:
+        """Are packets from `src` to `group` that come by that device for this host?"""
+        if group in _ALWAYS:
+            return True
+        found = self._igmp.get(ifindex) if len(group) == 4 else self._mld.get(ifindex)
+        if found is None:
+            return False
+        member = found.groups.get(group)
+        return member is not None and (member.wants(src) or not any(src))
+
+    # -- messages of routers -----------------------------------------------------------------
+
+    def igmp_rcv(self, rx: RxPacket) -> None:
+        """An IGMP message, multicast or not (Linux: `igmp_rcv`)."""
+        mib = self._net.mib
+        if rx.end - rx.l4 < HEADER_LEN:
+            mib.drop("PKT_TOO_SMALL")
+        elif not verify(rx.buf, rx.l4, rx.end, 0):
+            mib.drop("IP_CSUM")
+        elif not igmp.rcv(self.igmp(rx.iif), rx):
+            mib.drop("NOT_SPECIFIED")
+
+    def mld_rcv(self, rx: RxPacket) -> None:
+        """An MLD query, its checksum good (Linux: `igmp6_event_query`)."""
+        if not mld.rcv(self.mld(rx.iif), rx):
+            self._net.mib.drop("NOT_SPECIFIED")
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)

@@ -121,7 +121,7 @@ class IpOutput(Net):
         self.routes = RouteTable(loopback, sysctl)
         self._rng = seeds.stream("ip")
         self._flow_salt = self._rng.getrandbits(64)
-        self.groups = Groups()
+        self.groups = Groups(self)
         self._counters = self.mib.values
         self.on_echo: Callable[[EchoRequest], None] | None = None
         self.ping: PingSink | None = None
@@ -332,7 +332,8 @@ class IpOutput(Net):
         dev = dst.dev
         if dev.loopback:
             return True
-        member = dst.broadcast or self.groups.has(daddr, dev.ifindex)
+        saddr = packet.header[12:16] if dst.version == 4 else packet.header[8:24]
+        member = dst.broadcast or self.groups.wants(daddr, dev.ifindex, saddr)
         if member and (dst.broadcast or loops(sk)):
             self.looped_back(dev).xmit(packet)
         return ttl > 0 or not member

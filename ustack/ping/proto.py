@@ -113,7 +113,7 @@ class PingProto:
         ping.host.release(ping)
         ping.receive_queue.clear()
         error_queue.purge(ping)
-        multicast.leave_all(ping)
+        multicast.leave_all(ping, now)
         ping.rmem_alloc = 0
         ping.daddr = b""
         ping.dport = 0

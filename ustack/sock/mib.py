@@ -73,7 +73,9 @@ NAMES: list[str] = [
         "Icmp6",
         "InMsgs InErrors InCsumErrors OutMsgs OutErrors OutRateLimitHost InDestUnreachs "
         "InPktTooBigs InTimeExcds InParmProblems InEchos InEchoReplies OutDestUnreachs "
-        "OutPktTooBigs OutTimeExcds OutParmProblems OutEchos OutEchoReplies",
+        "OutPktTooBigs OutTimeExcds OutParmProblems OutEchos OutEchoReplies InGroupMembQueries "
+        "InGroupMembResponses InGroupMembReductions InMLDv2Reports OutGroupMembResponses "
+        "OutGroupMembReductions OutMLDv2Reports",
     ),
     *_group(
         "Udp6",

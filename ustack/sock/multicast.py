@@ -5,11 +5,15 @@ memberships are the socket's, each for one group on one device; the host counts 
 (`Net.join_group`) and lets the packets of a group in while any socket has joined it.
 
 Which socket gets what the host lets in: each that is bound to the port and the group, or
-to the wildcard; among those the ones that have joined the group on that device, and the
-ones that want all that the host has joined (IP_MULTICAST_ALL: on by default, but for IPv4
-packets on IPv6 sockets).
+to the wildcard; among those the ones that have joined the group on that device, if from that
+source, and the ones that want all that the host has joined (IP_MULTICAST_ALL: on by default,
+but for IPv4 packets on IPv6 sockets). Over IPv6 a membership speaks for every device.
 
-Left out: source filters (IP_BLOCK_SOURCE, IP_MSFILTER and their like).
+A membership is from all sources but some (EXCLUDE) or from some only (INCLUDE);
+`sock.source_filter` has the options that say which.
+
+A stream can join groups too, by MCAST_JOIN_GROUP and its like: nothing comes of it, but that the
+host has joined.
 
 Sources: Linux `ip_mc_join_group`, `ip_mc_leave_group`, `ip_mc_sf_allow`, `ip_mc_find_dev`,
 `ipv6_sock_mc_join`, `inet6_mc_check`, `do_ip_setsockopt`, `do_ipv6_setsockopt`; errors and
@@ -38,6 +42,8 @@ _MREQ = Struct("4s4s")
 _MREQN = Struct("=4s4si")
 _MREQ6 = Struct("=16sI")
 _INT = Struct("i")
+EXCLUDE, INCLUDE = 0, 1  # modes of a membership, as the kernel numbers them
+
 _GROUP_REQ_LEN = 136  # struct group_req: u32 ifindex, padding, sockaddr_storage
 
 # As in `sock.options`, which has these in its tables.
@@ -48,14 +54,23 @@ Option: TypeAlias = tuple[
 
 
 class Membership:
-    """A group joined on one device; `addr` is the device's address if it was named by that."""
+    """A group joined on one device; `addr` is the device's address if it was named by that.
+    `sources` None: there never was a source filter."""
 
-    __slots__ = ("addr", "group", "ifindex")
+    __slots__ = ("addr", "group", "ifindex", "mode", "sources")
 
-    def __init__(self, group: bytes, ifindex: int, addr: bytes) -> None:
+    def __init__(self, group: bytes, ifindex: int, addr: bytes, mode: int) -> None:
         self.group = group
         self.ifindex = ifindex
         self.addr = addr
+        self.mode = mode
+        self.sources: list[bytes] | None = None
+
+    def hears(self, src: bytes) -> bool:
+        """Does the socket want what comes from `src`?"""
+        if self.sources is None:
+            return self.mode == EXCLUDE
+        return (src in self.sources) == (self.mode == INCLUDE)
 
 
 class Multicast:
@@ -73,7 +88,7 @@ class Multicast:
         self.if4 = 0  # device to send by, 0: the route's
         self.if_addr = b""  # address to send from, b"": the device's
         self.if6 = 0
-        self.joined: list[Membership] = []
+        self.joined: list[Membership] = []  # newest first
 
 
 # -- what the protocols ask ----------------------------------------------------------------
@@ -106,24 +121,24 @@ def loops(sk: Sock) -> bool:
     return mc is None or (mc.loop6 if sk.family == AF_INET6 else mc.loop4)
 
 
-def allows(sk: Sock, group: bytes, iif: int) -> bool:
-    """Does `sk`, bound to the right port and address, hear `group` from device `iif`?"""
+def allows(sk: Sock, group: bytes, iif: int, src: bytes) -> bool:
+    """Does `sk`, bound to the right port and address, hear `group` from `src` by device
+    `iif`?"""
     v6 = len(group) == 16
     mc = sk.mc
     if mc is None:
         return v6 or sk.family == AF_INET
     for member in mc.joined:
-        if member.group == group and member.ifindex == iif:
-            return True
+        if member.group == group and (v6 or member.ifindex == iif):
+            return member.hears(src)
     return mc.all6 if v6 else mc.all4
 
 
-def leave_all(sk: Sock) -> None:
+def leave_all(sk: Sock, now: int) -> None:
     """The socket is closed."""
     if sk.mc is not None:
-        for member in sk.mc.joined:
-            sk.net.leave_group(member.group, member.ifindex)
-        sk.mc.joined.clear()
+        while sk.mc.joined:
+            leave(sk, sk.mc.joined[0], now)
 
 
 # -- joining and leaving ---------------------------------------------------------------------
@@ -139,7 +154,7 @@ def _default(sk: Sock) -> Multicast:
     return sk.mc if sk.mc is not None else Multicast(sk.family)
 
 
-def _join(sk: Sock, group: bytes, ifindex: int, addr: bytes) -> None:
+def join(sk: Sock, group: bytes, ifindex: int, addr: bytes, mode: int, now: int) -> None:
     """Join by device, by its address, or by the route to the group."""
     if not is_multicast(group):
         raise error(EINVAL)
@@ -156,11 +171,24 @@ def _join(sk: Sock, group: bytes, ifindex: int, addr: bytes) -> None:
     count = sum(len(member.group) == 4 for member in joined)
     if not v6 and count >= net.sysctl.igmp_max_memberships:
         raise error(ENOBUFS)
-    joined.append(Membership(group, ifindex, addr))
-    net.join_group(group, ifindex)
+    joined.insert(0, Membership(group, ifindex, addr, mode))
+    net.join_group(group, ifindex, mode, now)
 
 
-def _leave(sk: Sock, group: bytes, ifindex: int, addr: bytes) -> None:
+def leave(sk: Sock, member: Membership, now: int) -> None:
+    """Give up a membership of the socket."""
+    _of(sk).joined.remove(member)
+    group, ifindex = member.group, member.ifindex
+    sk.net.del_sources(group, ifindex, member.mode, member.sources or [], False, now)
+    sk.net.leave_group(group, ifindex, now)
+
+
+def _join_any(sk: Sock, group: bytes, ifindex: int, addr: bytes, now: int) -> None:
+    join(sk, group, ifindex, addr, EXCLUDE, now)
+
+
+def leave_group(sk: Sock, group: bytes, ifindex: int, addr: bytes, now: int) -> None:
+    """Leave by device, by its address, or whatever device it was."""
     v6 = len(group) == 16
     if v6 and not is_multicast(group):
         raise error(EINVAL)
@@ -169,20 +197,20 @@ def _leave(sk: Sock, group: bytes, ifindex: int, addr: bytes) -> None:
         if not found and not ifindex and not addr:
             raise error(ENODEV)
         ifindex = found or ifindex
-    joined = _of(sk).joined
-    for member in joined:
+    for member in _of(sk).joined:
         if member.group == group and (
             member.ifindex == ifindex if ifindex else v6 or not addr or member.addr == addr
         ):
-            joined.remove(member)
-            sk.net.leave_group(group, member.ifindex)
+            leave(sk, member, now)
             return
     raise error(EADDRNOTAVAIL)
 
 
-def _membership4(
-    action: Callable[[Sock, bytes, int, bytes], None],
-) -> Option:
+# To be done with a group, the index of a device and an address of a device.
+Action: TypeAlias = Callable[[Sock, bytes, int, bytes, int], None]
+
+
+def _membership4(action: Action) -> Option:
     """A struct ip_mreq (group, address of the device), or ip_mreqn with its index too."""
 
     def put(sk: Sock, number: int, value: bytes, now: int) -> None:
@@ -195,12 +223,12 @@ def _membership4(
             group, addr, ifindex = _MREQN.unpack_from(value)
         else:
             group, addr = _MREQ.unpack_from(value)
-        action(sk, group, ifindex, b"" if addr == _ANY4 else addr)
+        action(sk, group, ifindex, b"" if addr == _ANY4 else addr, now)
 
     return None, put
 
 
-def _membership6(action: Callable[[Sock, bytes, int, bytes], None]) -> Option:
+def _membership6(action: Action) -> Option:
     """A struct ipv6_mreq: group, index of the device."""
 
     def put(sk: Sock, number: int, value: bytes, now: int) -> None:
@@ -209,24 +237,22 @@ def _membership6(action: Callable[[Sock, bytes, int, bytes], None]) -> Option:
         if sk.type == SOCK_STREAM:
             raise error(EPROTO)
         group, ifindex = _MREQ6.unpack_from(value)
-        action(sk, group, ifindex, b"")
+        action(sk, group, ifindex, b"", now)
 
     return None, put
 
 
-def _group_req(action: Callable[[Sock, bytes, int, bytes], None], family: int) -> Option:
-    """A struct group_req, the same for both families."""
+def _group_req(action: Action, family: int) -> Option:
+    """A struct group_req, the same for both families, and for streams too."""
 
     def put(sk: Sock, number: int, value: bytes, now: int) -> None:
-        if sk.type == SOCK_STREAM:
-            raise error(EPROTO)
         if len(value) < _GROUP_REQ_LEN:
             raise error(EINVAL)
         ifindex = _INT.unpack_from(value)[0]
         if int.from_bytes(value[8:10], "little") != family:
-            raise error(EADDRNOTAVAIL)
+            raise error(EINVAL if family == AF_INET else EADDRNOTAVAIL)
         group = value[12:16] if family == AF_INET else value[16:32]
-        action(sk, group, ifindex, b"")
+        action(sk, group, ifindex, b"", now)
 
     return None, put
 
@@ -308,20 +334,20 @@ IP_OPTIONS: dict[int, Option] = {
     IP_MULTICAST_IF: (lambda sk, optlen, now: _default(sk).if_addr or _ANY4, _set_if4),
     IP_MULTICAST_TTL: (lambda sk, optlen, now: _default(sk).ttl, _set_ttl),
     IP_MULTICAST_LOOP: (lambda sk, optlen, now: int(_default(sk).loop4), _set_loop4),
-    IP_ADD_MEMBERSHIP: _membership4(_join),
-    IP_DROP_MEMBERSHIP: _membership4(_leave),
+    IP_ADD_MEMBERSHIP: _membership4(_join_any),
+    IP_DROP_MEMBERSHIP: _membership4(leave_group),
     IP_MULTICAST_ALL: (lambda sk, optlen, now: int(_default(sk).all4), _set_all4),
-    MCAST_JOIN_GROUP: _group_req(_join, AF_INET),
-    MCAST_LEAVE_GROUP: _group_req(_leave, AF_INET),
+    MCAST_JOIN_GROUP: _group_req(_join_any, AF_INET),
+    MCAST_LEAVE_GROUP: _group_req(leave_group, AF_INET),
 }
 
 IPV6_OPTIONS: dict[int, Option] = {
     IPV6_MULTICAST_IF: (lambda sk, optlen, now: _default(sk).if6, _set_if6),
     IPV6_MULTICAST_HOPS: (lambda sk, optlen, now: _default(sk).hops, _set_hops),
     IPV6_MULTICAST_LOOP: (lambda sk, optlen, now: int(_default(sk).loop6), _set_loop6),
-    IPV6_JOIN_GROUP: _membership6(_join),
-    IPV6_LEAVE_GROUP: _membership6(_leave),
+    IPV6_JOIN_GROUP: _membership6(_join_any),
+    IPV6_LEAVE_GROUP: _membership6(leave_group),
     IPV6_MULTICAST_ALL: (lambda sk, optlen, now: int(_default(sk).all6), _set_all6),
-    MCAST_JOIN_GROUP: _group_req(_join, AF_INET6),
-    MCAST_LEAVE_GROUP: _group_req(_leave, AF_INET6),
+    MCAST_JOIN_GROUP: _group_req(_join_any, AF_INET6),
+    MCAST_LEAVE_GROUP: _group_req(leave_group, AF_INET6),
 }

@@ -155,10 +155,25 @@ class Net(ABC):
         to the group leads through; 0 if there is none (Linux: `ip_mc_find_dev`)."""
         return 0
 
-    def join_group(self, group: bytes, ifindex: int) -> None:
-        """One socket more wants the packets to `group` that come by that device."""
+    def join_group(self, group: bytes, ifindex: int, mode: int, now: int) -> None:
+        """One socket more wants the packets to `group` that come by that device: from all
+        sources or from none yet, as `mode` says (Linux: `__ip_mc_inc_group`)."""
         raise NotImplementedError
 
-    def leave_group(self, group: bytes, ifindex: int) -> None:
-        """One socket fewer."""
+    def leave_group(self, group: bytes, ifindex: int, now: int) -> None:
+        """One socket fewer, whose sources have been deleted (Linux: `ip_mc_dec_group`)."""
+        raise NotImplementedError
+
+    def add_sources(
+        self, group: bytes, ifindex: int, mode: int, sources: list[bytes], delta: bool, now: int
+    ) -> None:
+        """A socket names `sources` in `mode`; unless `delta` it has that mode from now on
+        (Linux: `ip_mc_add_src`)."""
+        raise NotImplementedError
+
+    def del_sources(
+        self, group: bytes, ifindex: int, mode: int, sources: list[bytes], delta: bool, now: int
+    ) -> None:
+        """It no longer does; unless `delta` the mode is given up too (Linux:
+        `ip_mc_del_src`)."""
         raise NotImplementedError

@@ -40,6 +40,19 @@ class Sysctl:
     mtu_expires: int = 600
     min_adv_mss: int = 256
     igmp_max_memberships: int = 20
+    igmp_max_msf: int = 10
+    igmp_qrv: int = 2
+    igmp_link_local_mcast_reports: bool = True
+    force_igmp_version: int = 0
+    igmpv2_unsolicited_report_interval: int = 10000  # ms
+    igmpv3_unsolicited_report_interval: int = 1000  # ms
+    # net.ipv6
+    mld_max_msf: int = 64
+    mld_qrv: int = 2
+    force_mld_version: int = 0
+    mldv1_unsolicited_report_interval: int = 10000  # ms
+    mldv2_unsolicited_report_interval: int = 1000  # ms
+    # net.ipv4, ping
     ping_group_range: tuple[int, int] = (0, 2147483647)  # Linux: (1, 0), nobody
     # net.ipv4, TCP
     tcp_wmem: tuple[int, int, int] = (4096, 16384, 4194304)

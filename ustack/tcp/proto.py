@@ -5,6 +5,7 @@ from __future__ import annotations
 from errno import EADDRNOTAVAIL, EAFNOSUPPORT, EINVAL, ENOTTY
 from typing import Any, ClassVar, cast
 
+from ustack.sock import multicast
 from ustack.sock.addr import is_multicast, normalize
 from ustack.sock.errors import error
 from ustack.sock.options import SOL_TCP, get_common, set_common, unknown_option
@@ -76,6 +77,7 @@ class TcpProto:
         lifecycle.shutdown(_tcp(sk), how, now)
 
     def close(self, sk: Sock, now: int) -> None | Op[None]:
+        multicast.leave_all(sk, now)
         return lifecycle.close(_tcp(sk), now)
 
     def setsockopt(self, sk: Sock, level: int, name: int, value: bytes, now: int) -> None:

@@ -110,7 +110,7 @@ def release(sk: UdpSock) -> None:
     sk.sport = 0
 
 
-def close(sk: UdpSock) -> None:
+def close(sk: UdpSock, now: int) -> None:
     """Drop everything: what is pending, what was received, what went wrong."""
     cork.flush(sk)
     release(sk)
@@ -118,7 +118,7 @@ def close(sk: UdpSock) -> None:
     sk.receive_queue.clear()
     sk.forward_deficit = 0
     error_queue.purge(sk)
-    multicast.leave_all(sk)
+    multicast.leave_all(sk, now)
     sk.rmem_alloc = 0
     sk.daddr = b""
     sk.dport = 0

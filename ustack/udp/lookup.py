@@ -103,7 +103,7 @@ class UdpTable:
         return [
             sk
             for sk in socks
-            if _score(sk, v6, raddr, iif) > 0 and (not group or allows(sk, laddr, iif))
+            if _score(sk, v6, raddr, iif) > 0 and (not group or allows(sk, laddr, iif, raddr))
         ]
 
     def _best(

@@ -73,7 +73,7 @@ class UdpProto:
             raise error(ENOTCONN)
 
     def close(self, sk: Sock, now: int) -> None:
-        connect.close(_udp(sk))
+        connect.close(_udp(sk), now)
 
     def ioctl(self, sk: Sock, request: int, now: int) -> int:
         """SIOCOUTQ, and SIOCINQ: the length of the first datagram (E-11)."""
