@@ -21,7 +21,8 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
 from tests.fuzz.compare import differing, first_difference, listing
-from tests.fuzz.program import GAP, Program, programs
+from tests.fuzz.program import GAP, Program
+from tests.fuzz.program import draw as draw_tcp
 from tests.fuzz.run import KernelHost, Result, play_stack
 from tests.sockets.parity.trace import Event
 from tools.testbed import die_with_parent
@@ -30,7 +31,7 @@ WORKERS = int(os.environ.get("USTACK_FUZZ_WORKERS", "24"))
 TRIES = 3
 LATEST = 8.0  # ms; a run with a later step proves nothing
 
-_hosts: dict[bool, KernelHost] = {}  # of a worker
+_hosts: dict[tuple[Any, ...], KernelHost] = {}  # of a worker
 
 
 class Outcome(NamedTuple):
@@ -44,6 +45,8 @@ class Outcome(NamedTuple):
 
 def draw(count: int, number: int, strategy: st.SearchStrategy[Any] | None = None) -> list[Any]:
     """`count` programs, always the same for one `number`."""
+    if strategy is None:
+        return draw_tcp(count, number)
     drawn: list[Any] = []
 
     @seed(number)
@@ -51,7 +54,7 @@ def draw(count: int, number: int, strategy: st.SearchStrategy[Any] | None = None
         max_examples=count, database=None, deadline=None, phases=[Phase.generate],
         suppress_health_check=list(HealthCheck),
     )  # fmt: skip
-    @given(programs() if strategy is None else strategy)
+    @given(strategy)
     def collect(program: Any) -> None:
         drawn.append(program)
 
@@ -59,16 +62,19 @@ def draw(count: int, number: int, strategy: st.SearchStrategy[Any] | None = None
     return drawn[:count]
 
 
-def _host(v6: bool) -> KernelHost:
-    if v6 not in _hosts:
-        _hosts[v6] = KernelHost(v6)
-    return _hosts[v6]
+def _host(program: Program) -> KernelHost:
+    """The namespace for programs like this one."""
+    setup = dict(program.setup)
+    key = setup["v6"], setup["mtu"], setup["slow"]
+    if key not in _hosts:
+        _hosts[key] = KernelHost(*key)
+    return _hosts[key]
 
 
 def check(program: Program) -> Outcome:
     """In a worker: play a program on both sides and compare."""
     ours = play_stack(program)
-    host = _host(dict(program.setup)["v6"])
+    host = _host(program)
     outcome = Outcome(program, "", "", 0)
     late = 0
     while outcome.tries - late < TRIES and late < 3 * TRIES:
@@ -180,7 +186,8 @@ def _without(program: Program, size: int) -> Iterator[Program]:
 
 _PLAIN = {
     "v6": False, "passive": False, "mss": 1460, "window": 65535, "wscale": None, "sack": False,
-    "ts": False, "rtt": GAP, "early": (),
+    "ts": False, "rtt": GAP, "early": (), "during": (), "blocking": False, "mtu": 1500,
+    "slow": False,
 }  # fmt: skip
 
 

@@ -7,25 +7,39 @@ sublist of a program is a program: that is what shrinking stands on.
 
 Calls                                   Peer actions
   send n flags                            ack where win       where: all, old, seg k, byte n, beyond
+  sendto n, sendc n kind                  dups n              duplicate ACKs
   recv n flags                            data base off len flags ack
-  bsend n flags, brecv n flags            sack first count    segments of what is in flight
-  set level name value                    fin, rst off, syn
-  get level name                          urg len ptr
-  poll, shutdown how, close
+  bsend n flags, brecv n flags            blast n len         segments in order
+  set level name value                    sack first count    segments of what is in flight
+  get level name                          fin, rst off, syn
+  poll, select, shutdown how              urg len ptr
+  close                                   keep len            a keepalive of `len` bytes
+                                          icmp kind which     an error about a packet of ours
 
-bsend and brecv block; while one waits, another is not started.
+bsend and brecv block, close may; while one of a kind waits, another is not started, and
+the socket is not closed.
+
+Setup: `v6`, `passive`, what the peer's SYN offers (`mss`, `window`, `wscale`, `sack`, `ts`),
+`rtt` of the handshake, `early` options, `during`: calls while the handshake is under way,
+`blocking`: connect or accept waits for it, `mtu` of the device, `slow`: a device that takes
+its time.
+
+Programs are drawn with `random.Random`, each from the seed and its own number. Most are
+made of anything; the others have a theme (`themes`), a thing that chance alone rarely does.
 """
 
 from __future__ import annotations
 
 import struct
-from typing import Any, NamedTuple
+from random import Random
+from typing import Any, NamedTuple, TypeVar
 
-from hypothesis import strategies as st
-
-SOL_SOCKET, SOL_TCP = 1, 6
+SOL_SOCKET, SOL_IP, SOL_TCP, SOL_IPV6 = 1, 0, 6, 41
 GAP = 24
 MORE, EOR, OOB, DONTWAIT, PEEK, TRUNC, WAITALL = 0x8000, 0x80, 1, 0x40, 2, 0x20, 0x100
+ERRQUEUE, ZEROCOPY = 0x2000, 0x4000000
+
+T = TypeVar("T")
 
 Op = tuple[Any, ...]
 Step = tuple[int, Op]
@@ -71,99 +85,168 @@ OPTIONS: dict[tuple[int, int], tuple[bytes, ...]] = {
     (SOL_SOCKET, 18): tuple(map(ints, (0, 1, 10, 500, 2000, 100000, -1))),  # SO_RCVLOWAT
     (SOL_SOCKET, 10): (ints(0), ints(1)),  # SO_OOBINLINE
     (SOL_SOCKET, 42): tuple(map(ints, (-1, 0, 3, 700))),  # SO_PEEK_OFF
+    (SOL_SOCKET, 9): (ints(0), ints(1)),  # SO_KEEPALIVE
     (SOL_SOCKET, 13): (linger(0, 0), linger(1, 0), linger(1, 0), b"\1\0\0\0"),  # SO_LINGER
-    (SOL_SOCKET, 20): (timeval(0), timeval(100), timeval(300)),  # SO_RCVTIMEO
+    (SOL_SOCKET, 20): (timeval(0), timeval(100), timeval(300), timeval(-1)),  # SO_RCVTIMEO
     (SOL_SOCKET, 21): (timeval(0), timeval(100), timeval(300)),  # SO_SNDTIMEO
+    (SOL_SOCKET, 29): (ints(0), ints(1)),  # SO_TIMESTAMP
+    (SOL_SOCKET, 35): (ints(0), ints(1)),  # SO_TIMESTAMPNS
+    (SOL_SOCKET, 60): (ints(0), ints(1)),  # SO_ZEROCOPY
+    (SOL_TCP, 4): (ints(0), ints(1), ints(2)),  # TCP_KEEPIDLE
+    (SOL_TCP, 5): (ints(0), ints(1), ints(2)),  # TCP_KEEPINTVL
+    (SOL_TCP, 6): (ints(0), ints(1), ints(2)),  # TCP_KEEPCNT
+    (SOL_IP, 11): (ints(0), ints(1)),  # IP_RECVERR
 }
 # what is asked for often matters: how data is sent and read
-_COMMON = [(SOL_TCP, 1), (SOL_TCP, 3), (SOL_TCP, 12), (SOL_SOCKET, 18), (SOL_TCP, 25)]
-_EARLY = [(SOL_TCP, 1), (SOL_TCP, 2), (SOL_TCP, 10), (SOL_SOCKET, 7), (SOL_SOCKET, 8),
+COMMON = [(SOL_TCP, 1), (SOL_TCP, 3), (SOL_TCP, 12), (SOL_SOCKET, 18), (SOL_TCP, 25)]
+EARLY = [(SOL_TCP, 1), (SOL_TCP, 2), (SOL_TCP, 10), (SOL_SOCKET, 7), (SOL_SOCKET, 8),
           (SOL_SOCKET, 10), (SOL_TCP, 36), (SOL_SOCKET, 18)]  # fmt: skip
-_READABLE = [(SOL_SOCKET, 4), (SOL_SOCKET, 7), (SOL_SOCKET, 8), (SOL_SOCKET, 18), (SOL_SOCKET, 42),
+READABLE = [(SOL_SOCKET, 4), (SOL_SOCKET, 7), (SOL_SOCKET, 8), (SOL_SOCKET, 18), (SOL_SOCKET, 42),
              (SOL_TCP, 1), (SOL_TCP, 2), (SOL_TCP, 3), (SOL_TCP, 10), (SOL_TCP, 12),
-             (SOL_TCP, 18), (SOL_TCP, 25)]  # fmt: skip
+             (SOL_TCP, 18), (SOL_TCP, 25), (SOL_TCP, 36), (SOL_SOCKET, 9),
+             (SOL_SOCKET, 60)]  # fmt: skip
 
-_SIZES = (0, 1, 10, 100, 500, 1000, 1448, 1460, 1461, 2920, 3000, 5000, 10000, 30000, 100000)
-_SEND_FLAGS = (0,) * 8 + (MORE,) * 3 + (EOR, OOB, DONTWAIT, MORE | EOR, 0x4, 0x10 | 0x100)
-_RECV_SIZES = (0, 1, 2, 10, 100, 500, 1000, 1460, 3000, 10000, 100000)
-_RECV_FLAGS = (0,) * 6 + (PEEK, PEEK, TRUNC, WAITALL, DONTWAIT, OOB, OOB | PEEK, PEEK | WAITALL)
-_WINDOWS = (None,) * 6 + (0, 1, 100, 536, 1460, 5000, 20000, 65535)
-_LENGTHS = (1, 10, 100, 500, 536, 1000, 1000, 1448, 1448)
-_OFFSETS = (0,) * 8 + (-2000, -500, -10, -1, 1, 100, 1000, 2000)
-
-_from = st.sampled_from
-
-
-def _option(names: list[tuple[int, int]]) -> st.SearchStrategy[Op]:
-    return _from([("set", *key, value) for key in names for value in OPTIONS[key]])
+SIZES = (0, 1, 10, 100, 500, 1000, 1448, 1460, 1461, 2920, 3000, 5000, 10000, 30000, 100000)
+SEND_FLAGS = (0,) * 8 + (MORE,) * 3 + (EOR, OOB, DONTWAIT, MORE | EOR, 0x4, 0x10 | 0x100, ZEROCOPY)
+RECV_SIZES = (0, 1, 2, 10, 100, 500, 1000, 1460, 3000, 10000, 100000)
+RECV_FLAGS = (0,) * 6 + (
+    PEEK, PEEK, TRUNC, PEEK | TRUNC, WAITALL, DONTWAIT, OOB, OOB | PEEK, PEEK | WAITALL, ERRQUEUE,
+)  # fmt: skip
+WINDOWS = (None,) * 6 + (0, 1, 100, 536, 1460, 5000, 20000, 65535)
+LENGTHS = (1, 10, 100, 500, 536, 1000, 1000, 1448, 1448)
+OFFSETS = (0,) * 8 + (-2000, -500, -10, -1, 1, 100, 1000, 2000)
+ICMP = ("host", "port", "net", "proto", "admin", "quench", "ttl", "param")
 
 
-def _calls() -> st.SearchStrategy[Op]:
-    send = st.tuples(st.just("send"), _from(_SIZES), _from(_SEND_FLAGS))
-    recv = st.tuples(st.just("recv"), _from(_RECV_SIZES), _from(_RECV_FLAGS))
-    blocking = st.one_of(
-        st.tuples(st.just("bsend"), _from(_SIZES), _from((0, 0, MORE))),
-        st.tuples(st.just("brecv"), _from(_RECV_SIZES), _from((0, 0, WAITALL, PEEK))),
-    )
-    rare = st.one_of(
-        st.tuples(st.just("shutdown"), _from((0, 1, 1, 2, 3))),
-        st.just(("close",)),
-        st.sampled_from([("get", *key) for key in _READABLE]),
-        _option(sorted(OPTIONS)),
-        blocking,
-    )
-    poll: st.SearchStrategy[Op] = st.just(("poll",))
-    return st.one_of(send, send, send, recv, recv, poll, _option(_COMMON), rare)
+def option(r: Random, names: list[tuple[int, int]]) -> Op:
+    """One of these options, set to something."""
+    key = r.choice(names)
+    return ("set", *key, r.choice(OPTIONS[key]))
 
 
-def _peer() -> st.SearchStrategy[Op]:
-    where = st.one_of(
-        st.just(("all",)), st.just(("all",)), st.just(("all",)),
-        st.tuples(st.just("seg"), st.integers(1, 4)),
-        st.tuples(st.just("byte"), _from((1, 50, 700, 1461))),
-        _from((("old", 0), ("old", 1), ("old", 3000), ("beyond", 1))),
+def send(r: Random) -> Op:
+    if r.random() < 0.08:
+        return r.choice((("sendto", r.choice(SIZES[1:]), 0), ("sendc", 100, "mark")))
+    return ("send", r.choice(SIZES), r.choice(SEND_FLAGS))
+
+
+def recv(r: Random) -> Op:
+    return ("recv", r.choice(RECV_SIZES), r.choice(RECV_FLAGS))
+
+
+def blocking(r: Random) -> Op:
+    if r.random() < 0.5:
+        return ("bsend", r.choice(SIZES), r.choice((0, 0, MORE)))
+    return ("brecv", r.choice(RECV_SIZES), r.choice((0, 0, WAITALL, PEEK, PEEK | WAITALL)))
+
+
+def get(r: Random) -> Op:
+    return ("get", *r.choice(READABLE))
+
+
+def call(r: Random) -> Op:
+    """A call that does not end the connection."""
+    return _pick(r, (
+        (6, send), (4, recv), (2, lambda r: r.choice((("poll",), ("select",)))),
+        (3, lambda r: option(r, COMMON)), (1, lambda r: option(r, sorted(OPTIONS))),
+        (1, get), (1, blocking),
+    ))  # fmt: skip
+
+
+def where(r: Random) -> tuple[Any, ...]:
+    return _pick(r, (
+        (6, lambda r: ("all",)), (2, lambda r: ("seg", r.randint(1, 4))),
+        (1, lambda r: ("byte", r.choice((1, 50, 700, 1461)))),
+        (1, lambda r: r.choice((("old", 0), ("old", 1), ("old", 3000), ("beyond", 1)))),
+    ))  # fmt: skip
+
+
+def data(r: Random) -> Op:
+    return (
+        "data", r.choice(("top", "top", "top", "edge")), r.choice(OFFSETS), r.choice(LENGTHS),
+        r.choice(("A", "PA", "PA", "PA")), r.choice(("all", "all", "old")),
     )  # fmt: skip
-    ack = st.tuples(st.just("ack"), where, _from(_WINDOWS))
-    data = st.tuples(
-        st.just("data"), _from(("top", "top", "top", "edge")), _from(_OFFSETS), _from(_LENGTHS),
-        _from(("A", "PA", "PA", "FPA") + ("PA",) * 4), _from(("all", "all", "old")),
-    )  # fmt: skip
-    sack = st.tuples(st.just("sack"), st.integers(0, 5), st.integers(1, 3))
-    rare = st.one_of(
-        st.just(("fin",)),
-        st.tuples(st.just("rst"), _from((0, 0, 1, -1, 100000))),
-        st.just(("syn",)),
-        st.tuples(st.just("urg"), _from((1, 3, 100)), _from((0, 1, 2, 3, 50, 200))),
-    )
-    return st.one_of(ack, ack, ack, data, data, data, sack, rare)
 
 
-def steps() -> st.SearchStrategy[Step]:
-    """One step: half of them calls."""
-    at_once_or_not = _from((0, 0, GAP))
-    spaced = _from((0, GAP, GAP, GAP, GAP, 60))
-    waits = st.tuples(_from((60, 120, 240, 500, 1000)), st.just(("poll",)))
-    call, peer = st.tuples(at_once_or_not, _calls()), st.tuples(spaced, _peer())
-    return st.one_of(*[call] * 5, *[peer] * 5, waits)
+def urgent(r: Random) -> Op:
+    return ("urg", r.choice((1, 3, 100)), r.choice((0, 1, 2, 3, 50, 200)))
 
 
-def setups() -> st.SearchStrategy[tuple[tuple[str, Any], ...]]:
+def icmp(r: Random) -> Op:
+    return ("icmp", r.choice(ICMP), r.choice((0, 0, 1, 5)))
+
+
+def peer(r: Random) -> Op:
+    """Something of the peer that does not end the connection."""
+    return _pick(r, (
+        (8, lambda r: ("ack", where(r), r.choice(WINDOWS))), (8, data),
+        (1, lambda r: ("dups", r.choice((1, 3, 4)))), (1, urgent),
+        (1, lambda r: ("blast", r.choice((2, 5, 10)), r.choice(LENGTHS[3:]))),
+        (2, lambda r: ("sack", r.randint(0, 5), r.randint(1, 3))), (1, icmp),
+        (1, lambda r: ("keep", r.choice((0, 1)))), (0.5, lambda r: ("syn",)),
+    ))  # fmt: skip
+
+
+def ending(r: Random) -> Op:
+    """What ends a connection, or half of it."""
+    return r.choice((
+        ("shutdown", 0), ("shutdown", 1), ("shutdown", 1), ("shutdown", 2), ("shutdown", 3),
+        ("close",), ("close",), ("close",), ("fin",), ("fin",), ("fin",),
+        ("data", "top", 0, 100, "FPA", "all"), ("rst", r.choice((0, 0, 1, -1, 100000))),
+    ))  # fmt: skip
+
+
+def _pick(r: Random, choices: Any) -> Any:
+    weights = [weight for weight, _ in choices]
+    return r.choices([make for _, make in choices], weights)[0](r)
+
+
+def step(r: Random) -> Step:
+    """Half of them calls; now and then a wait."""
+    kind = r.random()
+    if kind < 0.08:
+        return r.choice((60, 60, 120, 120, 240, 240, 500, 1000)), ("poll",)
+    if kind < 0.54:
+        return r.choice((0, 0, GAP)), call(r)
+    return r.choice((0, GAP, GAP, GAP, GAP, 60)), peer(r)
+
+
+def setup(r: Random, **fixed: Any) -> tuple[tuple[str, Any], ...]:
     """How the connection comes about."""
-    early = st.lists(_option(_EARLY), max_size=2).map(tuple)
-    return st.tuples(
-        st.tuples(st.just("v6"), _from((False, False, False, True))),
-        st.tuples(st.just("passive"), st.booleans()),
-        st.tuples(st.just("mss"), _from((1460, 1460, 1460, 1000, 536, 100, None))),
-        st.tuples(st.just("window"), _from((65535, 65535, 65535, 20000, 5000, 1000, 536, 0))),
-        st.tuples(st.just("wscale"), _from((None, 0, 2, 7, 14))),
-        st.tuples(st.just("sack"), st.booleans()),
-        st.tuples(st.just("ts"), st.booleans()),
-        st.tuples(st.just("rtt"), _from((GAP, 60))),
-        st.tuples(st.just("early"), early),
-    )
+    found = {
+        "v6": r.random() < 0.25,
+        "passive": r.random() < 0.5,
+        "mss": r.choice((1460, 1460, 1460, 1000, 536, 100, None)),
+        "window": r.choice((65535, 65535, 65535, 20000, 5000, 1000, 536, 0)),
+        "wscale": r.choice((None, 0, 2, 7, 14)),
+        "sack": r.random() < 0.5,
+        "ts": r.random() < 0.5,
+        "rtt": r.choice((GAP, GAP, 60)),
+        "early": tuple(option(r, EARLY) for _ in range(r.choice((0, 0, 1, 2)))),
+        "during": (),
+        "blocking": r.random() < 0.1,
+        "mtu": 1500,
+        "slow": False,
+    }
+    return tuple((found | fixed).items())
 
 
-def programs(length: int = 24) -> st.SearchStrategy[Program]:
-    """Whole programs of up to `length` steps."""
-    body = st.lists(steps(), min_size=length // 2, max_size=length).map(tuple)
-    return st.builds(Program, setups(), body)
+def anything(r: Random, length: int = 24) -> Program:
+    """A program of up to `length` steps that ends after its first half, if at all."""
+    steps = [step(r) for _ in range(r.randint(length // 2, length))]
+    for _ in range(r.choice((0, 1, 1, 2))):
+        at = r.randint(len(steps) // 2, len(steps))
+        steps.insert(at, (r.choice((0, GAP, GAP)), ending(r)))
+    return Program(setup(r), tuple(steps))
+
+
+def draw(count: int, number: int) -> list[Program]:
+    """`count` programs, always the same for one `number`; the longest first, so that they
+    are not waited for in the end."""
+    from tests.fuzz.themes import themed  # they are made of what is here
+
+    drawn = []
+    for i in range(count):
+        r = Random(f"{number}/{i}")
+        drawn.append(themed(r) if r.random() < 0.55 else anything(r))
+    return sorted(drawn, key=lambda p: -sum(gap for gap, _ in p.steps))

@@ -16,12 +16,14 @@ import struct
 import traceback
 from typing import Any
 
-from tests.fuzz.program import GAP, Op, Program
+from tests.fuzz.program import GAP, SOL_TCP, Op, Program
+from tests.fuzz.slow import SLOW, SlowKernel
 from tests.fuzz.timeline import LONGEST, MS, TICK, Watch, aligned
+from tests.fuzz.trial import FuzzClock, FuzzTrial, select
 from tests.sockets.parity.kernel import KernelSut
 from tests.sockets.parity.peer import Seen, pattern
-from tests.sockets.parity.stack import StackSut, VirtualClock
-from tests.sockets.parity.trace import Event, Trace
+from tests.sockets.parity.stack import StackSut
+from tests.sockets.parity.trace import Trace
 from tests.sockets.parity.trial import _INFO as INFO
 from tests.sockets.parity.trial import _INFO_NAMES as INFO_NAMES
 from tests.sockets.parity.trial import (
@@ -35,11 +37,8 @@ from tests.sockets.parity.trial import (
     SIOCOUTQ,
     SIOCOUTQNSD,
     SOL_SOCKET,
-    SOL_TCP,
     Call,
-    Failed,
     Socket,
-    Trial,
 )
 from ustack.tcp.sock import TcpSock
 from ustack.tcp.state import CLOSE
@@ -55,73 +54,16 @@ _INFO = (
 _MEM = ("rmem", "rcvbuf", "sndbuf", "wmem_queued", "drops")
 _PORTS = range(20_000, 32_000)
 
-
-class FuzzClock(VirtualClock):
-    """Virtual time in which, as in real time, nothing happens at the same instant."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._now += TICK * MS // 2  # between two ticks
-
-    def now(self) -> int:
-        self._now += 1000
-        return self._now
-
-
-class FuzzTrial(Trial):
-    """A trial that hears only its own connection: others have used the namespace."""
-
-    def __init__(self, sut: KernelSut | StackSut, v6: bool, port: int) -> None:
-        super().__init__(sut, v6)
-        self.port = port
-        self.lateness = 0  # ns, the worst of any step
-
-    def _take(self, raw: bytes, at: int) -> None:
-        seen = Seen(self, raw, (at - self._window) / MS)
-        if seen.proto != 6 or seen.dport != self.port:
-            return
-        if not seen.id and seen.text.endswith(" id 0") and self.flows[0].last_id == 0xFFFF:
-            seen.text = seen.text.removesuffix(" id 0")  # counting on
-            self.flows[0].last_id = 0
-        if seen.flags in ("R", "RA") and self._raw_seq(raw) == 0:
-            seen.text = seen.text.replace(f"{seen.seq}:{seen.seq}", "0:0")  # not our number
-        self._seen.append(seen)
-
-    @staticmethod
-    def _raw_seq(raw: bytes) -> int:
-        at = 24 if raw[0] >> 4 == 4 else 44
-        return int.from_bytes(raw[at : at + 4], "big")
-
-    def advance(self, nominal: int, gap: int) -> None:
-        """Let time pass until `nominal` ms after the start."""
-        self.run_until(self.started + nominal * MS, f"{gap} ms")
-        self.lateness = max(self.lateness, self.sut.now() - self.started - nominal * MS)
-
-    def run_until(self, until: int, text: str) -> None:
-        self.begin_interval()
-        self.sut.pump(until, self._take)
-        self.finish_interval(text)
-
-    def begin_interval(self) -> None:
-        self._window = self.sut.now()
-        self._seen = []
-
-    def finish_interval(self, text: str, early: int = 0, slack: int = 0) -> None:
-        """Note what came. It may come `early` ms earlier on the kernel or `slack` later."""
-        events = self.trace.events
-        first = len(events)
-        self.event("run", text)
-        for seen in self._seen:
-            at = (self._window - self.started) / MS + seen.at
-            events.append(Event("wire", seen.text, None, at, seen.at))
-        for call in [*self.calls]:
-            call.look()
-        for event in events[first:]:
-            event.slack = (early, slack)  # type: ignore[attr-defined]
-
-    @property
-    def seen_now(self) -> list[Seen]:
-        return self._seen
+# (type, code) for IPv4 and IPv6
+ICMP = {
+    "net": ((3, 0), (1, 0)), "host": ((3, 1), (1, 3)), "proto": ((3, 2), (4, 1)),
+    "port": ((3, 3), (1, 4)), "frag": ((3, 4), (2, 0)), "admin": ((3, 13), (1, 1)),
+    "quench": ((4, 0), (1, 2)), "ttl": ((11, 0), (3, 0)), "param": ((12, 0), (4, 0)),
+}  # fmt: skip
+# control messages of a send: SO_MARK, one that there is not, one for another level
+CONTROL = {
+    "mark": (SOL_SOCKET, 36, bytes(4)), "bad": (SOL_SOCKET, 99, bytes(4)), "other": (0, 99, b"1"),
+}  # fmt: skip
 
 
 class Player:
@@ -136,7 +78,8 @@ class Player:
         self.nominal = 0
         self.watch: Watch | None = None
         self.socket: Socket | None = None
-        self.call: Call | None = None
+        self.blocked: dict[str, Call] = {}
+        self.packets: list[Seen] = []  # of the system under test
         self.top = self.edge = self.acked = 1
         self.ended = False  # the peer has sent a FIN: top is behind it
 
@@ -152,8 +95,21 @@ class Player:
             self.trial.advance(self.nominal, gap)
         self.plan.append(gap)
         for seen in self.trial.seen_now:
+            self.packets.append(seen)
             if "A" in seen.flags:
                 self.edge = max(self.edge, seen.ack)
+
+    def pause(self) -> None:
+        """Between two things at once: unless a timer is about to fire that knows no ticks,
+        no time passes."""
+        if self.given is None:
+            none = self.watch is None or not self.watch.hurried()
+        else:
+            none = not self.given[len(self.plan)]
+        if none:
+            self.plan.append(0)
+        else:
+            self.wait(TICK)
 
     def _find(self, gap: int, sut: StackSut) -> int:
         """Pump the stack tick by tick until `gap` has passed and no timer is near."""
@@ -188,6 +144,8 @@ class Player:
             if gap:
                 self.wait(gap)
                 self.observe()
+            else:
+                self.pause()
             self.step(op)
         self.wait(GAP)
         self.observe()
@@ -206,25 +164,47 @@ class Player:
             first.bind("", PORT)
             first.listen(8)
             self.flow = t.flow(t.port, sport=PORT, **settings)
-            self.flow.syn()
-            self.wait(s["rtt"])
-            self.flow.ack(1)
-            self.wait(GAP)
-            child = first.accept()
-            first.close()
-            self._adopt(child)
+            self._accept(first)
         else:
             self.flow = t.flow(t.port, **settings)
-            self._adopt(first)
-            to = first._addr(None, t.port)
-            first._call("connect()", lambda: first.raw.connect(to))
-            self.wait(s["rtt"])
-            self.flow.syn_ack()
+            self._connect(first)
+
+    def _accept(self, listener: Socket) -> None:
+        waiting = listener.start_accept() if self.setup["blocking"] else None
+        self.flow.syn()
+        self._handshake(listener)
+        self.flow.ack(1)
+        self.wait(GAP)
+        child = waiting.value if waiting is not None else listener.accept()
+        if not isinstance(child, Socket):  # TCP_DEFER_ACCEPT: it waits for data
+            self.peer_data("top", 0, 10, "PA", "all")
+            self.wait(GAP)
+            child = waiting.value if waiting is not None else listener.accept()
+        if waiting is None or waiting.done:
+            listener.close()
+        if isinstance(child, Socket):
+            self._adopt(child)
+
+    def _connect(self, s: Socket) -> None:
+        self._adopt(s)
+        to = s._addr(None, self.trial.port)
+        if self.setup["blocking"]:
+            self.blocked["connect"] = s._start("connect()", lambda raw: raw.connect(to))
+        else:
+            s._call("connect()", lambda: s.raw.connect(to))
+        self._handshake(s)
+        self.flow.syn_ack()
+        self.wait(GAP)
+
+    def _handshake(self, s: Socket) -> None:
+        """A round trip, and what the program does meanwhile."""
+        self.wait(self.setup["rtt"])
+        for op in self.setup["during"]:
+            self.step(op, s)
+        if self.setup["during"]:
             self.wait(GAP)
 
-    def _adopt(self, made: Any) -> None:
-        if not isinstance(made, Socket):
-            raise Failed(f"{self.trial.sut.name}: no connection: {made}")
+    def _adopt(self, made: Socket) -> None:
         self.socket = made
         sk = getattr(made.raw, "sk", None)
         if isinstance(sk, TcpSock):
@@ -232,12 +212,13 @@ class Player:
 
     # -- steps -------------------------------------------------------------------------
 
-    def step(self, op: Op) -> None:
+    def step(self, op: Op, s: Socket | None = None) -> None:
         peer = getattr(self, "peer_" + op[0], None)
+        s = s or self.socket
         if peer is not None:
             peer(*op[1:])
-        elif self.socket is not None:
-            getattr(self, "call_" + op[0])(self.socket, *op[1:])
+        elif s is not None:
+            getattr(self, "call_" + op[0])(s, *op[1:])
 
     def observe(self) -> None:
         """The whole state as one event."""
@@ -263,13 +244,25 @@ class Player:
     def call_recv(self, s: Socket, n: int, flags: int) -> None:
         s.recv(n, flags)
 
+    def call_sendto(self, s: Socket, n: int, flags: int) -> None:
+        """To the peer's address, which the trace does not show: its port is another each time."""
+        to, body = s._addr(None, self.trial.port), pattern(s.sent, n)
+        done = s._call(f"send({n}, {flags:#x}, to (peer))", lambda: s.raw.send(body, flags, to))
+        s.sent += done if isinstance(done, int) else 0
+
+    def call_sendc(self, s: Socket, n: int, kind: str) -> None:
+        s.send(n, 0, control=(CONTROL[kind],))
+
+    def _waits(self, kind: str) -> bool:
+        return kind in self.blocked and not self.blocked[kind].done
+
     def call_bsend(self, s: Socket, n: int, flags: int) -> None:
-        if self.call is None or self.call.done:
-            self.call = s.start_send(n, flags)
+        if not self._waits("send"):
+            self.blocked["send"] = s.start_send(n, flags)
 
     def call_brecv(self, s: Socket, n: int, flags: int) -> None:
-        if self.call is None or self.call.done:
-            self.call = s.start_recv(n, flags)
+        if not self._waits("recv"):
+            self.blocked["recv"] = s.start_recv(n, flags)
 
     def call_set(self, s: Socket, level: int, name: int, value: bytes) -> None:
         s.set(level, name, value)
@@ -283,9 +276,12 @@ class Player:
     def call_shutdown(self, s: Socket, how: int) -> None:
         s.shutdown(how)
 
+    def call_select(self, s: Socket) -> None:
+        s._call("select()", lambda: select(s.raw))
+
     def call_close(self, s: Socket) -> None:
-        if self.call is None or self.call.done:
-            s.close()
+        if not any(self._waits(kind) for kind in self.blocked):
+            self.blocked["close"] = s.start_close()  # it may linger
             self.socket = None
 
     # -- the peer ----------------------------------------------------------------------
@@ -333,6 +329,31 @@ class Player:
         right = min(left + count * mss, self.flow.seen)
         sacks = [(left, right)] if self.setup["sack"] and left < right else []
         self._send("A", self.top, self.acked, sacks=sacks)
+
+    def peer_dups(self, count: int) -> None:
+        for _ in range(count):
+            self._send("A", self.top, self.acked)
+            self.pause()
+
+    def peer_blast(self, count: int, length: int) -> None:
+        for _ in range(count):
+            self.peer_data("top", 0, length, "A", "all")
+            self.pause()
+
+    def peer_keep(self, length: int) -> None:
+        """A keepalive: it repeats the last number."""
+        seq = self.top - 1 - self.ended
+        self._send("A", seq, self.flow.seen, data=pattern(seq, 0 if self.ended else length))
+
+    def peer_icmp(self, kind: str, which: int) -> None:
+        """A router complains about a packet, the `which`th from the last with data."""
+        name, _, mtu = kind.partition(" ")
+        found = [seen for seen in self.packets if seen.len] or self.packets
+        if found:
+            type_, code = ICMP[name][self.trial.v6]
+            quoted = found[max(0, len(found) - 1 - which)]
+            rest = int(mtu or 0)
+            self.trial.icmp_error(type_, code, quoted, rest)
 
     def peer_fin(self) -> None:
         self._send("FA", self.top - self.ended, self.flow.seen)
@@ -382,19 +403,26 @@ def play(
 
 
 def play_stack(program: Program, plan: list[int] | None = None) -> Result:
-    v6 = dict(program.setup)["v6"]
-    sut = StackSut(v6, LOCAL6 if v6 else LOCAL4, {}, clock=FuzzClock())
+    setup = dict(program.setup)
+    local = LOCAL6 if setup["v6"] else LOCAL4
+    shaper = SLOW if setup["slow"] else None
+    sut = StackSut(setup["v6"], local, {}, setup["mtu"], FuzzClock(), shaper)
     return play(program, sut, _PORTS[0], plan)
 
 
 class KernelHost:
     """A namespace in which many programs run one after another."""
 
-    def __init__(self, v6: bool) -> None:
-        self.v6 = v6
-        ends = (LOCAL6, PEER6) if v6 else (LOCAL4, PEER4)
-        self.sut = KernelSut(v6, *ends, {})
+    def __init__(self, v6: bool, mtu: int = 1500, slow: bool = False) -> None:
+        self.v6, self.mtu, self.slow = v6, mtu, slow
         self.played = 0
+        self.sut = self._new()
+
+    def _new(self) -> KernelSut:
+        ends = (LOCAL6, PEER6) if self.v6 else (LOCAL4, PEER4)
+        if self.slow:
+            return SlowKernel(self.v6, *ends, {}, self.mtu, SLOW)
+        return KernelSut(self.v6, *ends, {}, self.mtu)
 
     def play(self, program: Program, plan: list[int]) -> Result:
         port = _PORTS[self.played % len(_PORTS)]
@@ -406,3 +434,12 @@ class KernelHost:
             for sock in [*self.sut.sockets]:
                 sock.abandon()
             self.sut.sockets.clear()
+            if _leaves_something(program):
+                self.sut.close()
+                self.sut = self._new()
+
+
+def _leaves_something(program: Program) -> bool:
+    """Does a program change what the kernel knows of the path?"""
+    ops = [*dict(program.setup)["during"], *(op for _, op in program.steps)]
+    return any(op[0] == "icmp" and op[1].startswith("frag") for op in ops)

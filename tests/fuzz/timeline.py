@@ -81,6 +81,10 @@ class Watch:
                 self.slack = max(self.slack, slack)
                 self.busy_until = max(self.busy_until, at + slack * MS)
 
+    def hurried(self) -> bool:
+        """Is a timer armed that fires within a step's time?"""
+        return any(self.sk.timers[which] < NEVER for which in EXACT)
+
     def clear(self, now: int, sut: StackSut) -> bool:
         """May a step happen at `now`?"""
         if now < self.busy_until:

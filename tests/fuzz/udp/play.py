@@ -21,7 +21,7 @@ from ipaddress import ip_address
 from typing import Any
 from zlib import crc32
 
-from tests.fuzz.run import FuzzClock
+from tests.fuzz.trial import FuzzClock
 from tests.fuzz.udp.program import (
     AF4,
     AF6,
