@@ -50,7 +50,6 @@ from ustack.sock.sock import (
     F_SELECT_ERR_QUEUE,
     F_TIMESTAMPING_NEW,
     F_ZEROCOPY,
-    PACING_UNLIMITED,
     PMTUDISC_OMIT,
     RCVBUF_LOCK,
     SNDBUF_LOCK,
@@ -91,6 +90,7 @@ _ECN_MASK = 3
 _INT, _LONG = Struct("i"), Struct("Q")
 _TWO_INTS, _TIMEVAL, _MEMINFO = Struct("ii"), Struct("qq"), Struct("9I")
 _SEC = 1_000_000_000
+_UNLIMITED = 0xFFFF_FFFF_FFFF_FFFF
 _HOPS_DEFAULT = 64
 
 # What a getter is told besides the socket: the length of the caller's buffer, and `now`.
@@ -317,7 +317,7 @@ def _set_peek_off(sk: Sock, number: int, value: bytes, now: int) -> None:
 
 
 def _get_pacing_rate(sk: Sock, optlen: int, now: int) -> bytes:
-    rate = sk.max_pacing_rate
+    rate = sk.max_pacing_rate or _UNLIMITED
     if optlen >= _LONG.size:
         return _LONG.pack(rate)
     return _LONG.pack(min(rate, 0xFFFFFFFF))[:4]
@@ -325,10 +325,10 @@ def _get_pacing_rate(sk: Sock, optlen: int, now: int) -> bytes:
 
 def _set_pacing_rate(sk: Sock, number: int, value: bytes, now: int) -> None:
     if len(value) >= _LONG.size:
-        sk.max_pacing_rate = _LONG.unpack_from(value)[0]
+        rate = _LONG.unpack_from(value)[0]
+        sk.max_pacing_rate = 0 if rate == _UNLIMITED else rate
     else:
-        sk.max_pacing_rate = PACING_UNLIMITED if number == -1 else number & 0xFFFFFFFF
-    sk.on_max_pacing_rate_changed()
+        sk.max_pacing_rate = 0 if number == -1 else number & 0xFFFFFFFF
 
 
 def meminfo(sk: Sock) -> tuple[int, int, int, int, int, int, int, int, int]:
