@@ -149,6 +149,11 @@ async def test_names_are_asked_of_the_stack() -> None:
             )
         before = ours.set_custom_hostname_resolver(Everyone())
         assert (await ours.getaddrinfo("bücher.example", 80))[0][-1] == (RIGHT, 80)
+        found = await ours.getaddrinfo("192.0.2.7", 80, 0, ours.SOCK_STREAM)
+        assert found == [(ours.AF_INET, ours.SOCK_STREAM, 6, "", ("192.0.2.7", 80))]
+        with pytest.raises(ours.gaierror) as caught:
+            await ours.getaddrinfo("192.0.2.7", 80, ours.AF_INET6)
+        assert caught.value.errno == ours.EAI_ADDRFAMILY
         assert await ours.getnameinfo((RIGHT, 80), 0) == ("somebody", "something")
         with ours.use_stack(left), pytest.raises(ours.gaierror):
             await ours.getaddrinfo("nobody.example", 80)

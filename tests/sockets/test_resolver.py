@@ -40,6 +40,20 @@ async def test_numeric_and_table() -> None:
     assert {entry[4][0] for entry in wildcard} == {"0.0.0.0", "::"}
 
 
+async def test_names_beyond_ascii_are_those_of_idna_2008() -> None:
+    resolver = Resolver({"straße.test": "10.9.0.2", "Bücher.test": "10.9.0.3", "a_b": "10.9.0.4"})
+    for name, address in (
+        (b"xn--strae-oqa.test", "10.9.0.2"),
+        ("BÜCHER.test", "10.9.0.3"),
+        ("a_b", "10.9.0.4"),
+    ):
+        assert (await resolver.getaddrinfo(name, 1))[0][4] == (address, 1)
+    with pytest.raises(socket.gaierror):
+        await resolver.getaddrinfo("strasse.test", 1)
+    with pytest.raises(socket.gaierror):
+        await resolver.getaddrinfo("a" * 300, 1)
+
+
 async def test_refusals() -> None:
     resolver = Resolver({"four": "10.9.0.2"})
     for host, options in (

@@ -67,6 +67,27 @@ async def test_all_refusals_are_reported() -> None:
             await stack.open_tcp_stream("nowhere", 80)
 
 
+async def test_arguments_are_looked_at_as_trios_functions_do() -> None:
+    async with fake_stack() as stack:
+        with pytest.raises(ValueError, match="host must be"):
+            await stack.open_tcp_stream(None, 80)
+        with pytest.raises(TypeError, match="port must be"):
+            await stack.open_tcp_stream("4.4.4.4", "80")
+        with pytest.raises(TypeError, match="backlog must be"):
+            await stack.open_tcp_listeners(0, backlog=1.0)
+        stack.resolver = Resolver({"empty": []})
+        with pytest.raises(OSError, match="no address found"):
+            await stack.open_tcp_stream("empty", 80)
+
+
+async def test_no_delay_is_the_usual_one(autojump_clock) -> None:
+    async with fake_stack() as stack:
+        peer = dual(stack)
+        stack.sansio.answers = {FOUR: peer}
+        await stack.open_tcp_stream("dual", 80, happy_eyeballs_delay=None)
+        assert trio.current_time() == pytest.approx(0.25)
+
+
 async def test_cancelling_leaves_nothing_open() -> None:
     async with fake_stack() as stack:
         dual(stack)

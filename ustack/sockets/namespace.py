@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, NoReturn
 import trio
 
 from ustack.sock.errors import error
-from ustack.sockets.resolver import encode_host
+from ustack.sockets.resolver import encode_host, numeric
 from ustack.sockets.stack import SocketFactory
 
 if TYPE_CHECKING:
@@ -96,7 +96,12 @@ def _resolver() -> trio.abc.HostnameResolver:
 async def getaddrinfo(
     host: Host, port: Port, family: int = 0, type: int = 0, proto: int = 0, flags: int = 0
 ) -> list[Entry]:
-    """As `trio.socket.getaddrinfo`, by the stack's resolver. Raises `gaierror`."""
+    """As `trio.socket.getaddrinfo`, by the stack's resolver, which is not asked for numbers.
+    Raises `gaierror`."""
+    known = numeric(host, port, family, type, proto, flags)
+    if known is not None:
+        await trio.lowlevel.checkpoint()
+        return known
     name = encode_host(host)
     found = await _resolver().getaddrinfo(name, port, family, type, proto, flags)
     return found  # type: ignore[return-value]

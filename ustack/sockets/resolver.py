@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import TypeAlias
 
+import idna
 import trio
 
 Entry: TypeAlias = tuple[
@@ -81,11 +82,11 @@ class Resolver(trio.abc.HostnameResolver):
         listed = self._hosts.get(_fold(name)) if name is not None else None
         if listed is not None and not flags & socket.AI_NUMERICHOST:
             return _from_table(listed, port, family, type, proto, flags)
-        numeric = flags | socket.AI_NUMERICHOST
+        only_numeric = flags | socket.AI_NUMERICHOST
         try:
-            return _getaddrinfo(name, port, family, type, proto, numeric)
+            return _getaddrinfo(name, port, family, type, proto, only_numeric)
         except socket.gaierror as exc:
-            wants_name = exc.errno == socket.EAI_NONAME and flags != numeric
+            wants_name = exc.errno == socket.EAI_NONAME and flags != only_numeric
             if self._delegate is None or not wants_name:
                 raise
         return await self._delegate.getaddrinfo(  # type: ignore[return-value]
@@ -110,8 +111,24 @@ class Resolver(trio.abc.HostnameResolver):
 
 
 def encode_host(name: Host) -> bytes | None:
-    """The form in which resolvers are asked, and DNS is. UnicodeError if it has none."""
-    return name.encode("idna") if isinstance(name, str) else name
+    """The form in which resolvers are asked, and DNS is (IDNA 2008, as trio's). UnicodeError
+    if it has none."""
+    if not isinstance(name, str):
+        return name
+    return name.encode("ascii") if name.isascii() else idna.encode(name, uts46=True)
+
+
+def numeric(
+    host: Host, port: Port, family: int, type_: int, proto: int, flags: int
+) -> list[Entry] | None:
+    """The entries for an address and a port that are numbers; None if somebody must be asked."""
+    flags = flags & _FLAGS | socket.AI_NUMERICHOST | socket.AI_NUMERICSERV
+    try:
+        return _getaddrinfo(host, port, family, type_, proto, flags)
+    except socket.gaierror as exc:
+        if exc.errno != socket.EAI_NONAME:
+            raise
+        return None
 
 
 def _fold(name: bytes) -> bytes:

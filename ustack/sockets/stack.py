@@ -133,7 +133,7 @@ class NetworkStack:
         host: str | bytes,
         port: int,
         *,
-        happy_eyeballs_delay: float = streams.HAPPY_EYEBALLS_DELAY,
+        happy_eyeballs_delay: float | None = streams.HAPPY_EYEBALLS_DELAY,
         local_address: str | None = None,
     ) -> trio.SocketStream:
         """As `trio.open_tcp_stream`, on this stack. OSError if no address answers."""

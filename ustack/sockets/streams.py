@@ -25,15 +25,24 @@ async def open_tcp_stream(
     host: str | bytes,
     port: int,
     *,
-    delay: float = HAPPY_EYEBALLS_DELAY,
+    delay: float | None = HAPPY_EYEBALLS_DELAY,
     local_address: str | None = None,
 ) -> trio.SocketStream:
     """Connect to the first address of `host` that answers (RFC 8305).
 
     The next attempt starts when one has failed, or after `delay` seconds. OSError, with
     the failures as its cause, if none succeeds; `socket.gaierror` for an unknown name.
+    ValueError for a host, TypeError for a port, that is none.
     """
+    if not isinstance(host, (str, bytes)):
+        raise ValueError(f"host must be str or bytes, not {host!r}")
+    if not isinstance(port, int):
+        raise TypeError(f"port must be int, not {port!r}")
+    if delay is None:
+        delay = HAPPY_EYEBALLS_DELAY
     targets = await stack.resolver.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    if not targets:
+        raise OSError(f"no address found for {host!r} port {port}")
     won: list[SocketType] = []
     failures: list[OSError] = []
 
@@ -94,10 +103,12 @@ async def open_tcp_listeners(
 ) -> list[trio.SocketListener]:
     """Listen on `port` of each address of `host`, on all addresses if it is None.
 
-    TypeError for a port that is no int, OSError as from bind and listen.
+    TypeError for a port or backlog that is no int, OSError as from bind and listen.
     """
     if not isinstance(port, int):
         raise TypeError(f"port must be an int not {port!r}")
+    if backlog is not None and not isinstance(backlog, int):
+        raise TypeError(f"backlog must be an int or None, not {backlog!r}")
     found = await stack.resolver.getaddrinfo(
         host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
     )
