@@ -418,6 +418,25 @@ async def test_close_lets_a_partial_send_say_how_much() -> None:
         assert sent == [CAPACITY]
 
 
+async def test_a_cancelled_send_says_how_much_though_a_close_follows() -> None:
+    async with fake_stack() as stack:
+        a, _ = stream_pair(stack)
+        sent = []
+        scope = trio.CancelScope()
+
+        async def send() -> None:
+            with scope:
+                sent.append(await a.send(bytes(CAPACITY + 500)))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(send)
+            await trio.testing.wait_all_tasks_blocked()
+            scope.cancel()
+            a.close()
+        assert sent == [CAPACITY]
+        assert not a._ended
+
+
 async def test_close_and_wake_at_the_same_time() -> None:
     async with fake_stack() as stack:
         a, b = stream_pair(stack)

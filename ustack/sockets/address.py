@@ -21,11 +21,13 @@ Native: TypeAlias = tuple[bytes, int]
 AF_INET, AF_INET6 = socket.AF_INET, socket.AF_INET6
 
 _WILDCARDS = {AF_INET: "0.0.0.0", AF_INET6: "::"}
+_FLOWINFO_MAX = 0xFFFFF
 _FAMILY_NAMES = {AF_INET: "AF_INET", AF_INET6: "AF_INET6"}
 
 
 def check_form(family: int, address: object, call: str) -> tuple[object, ...]:
-    """The address as a tuple of the right length, else TypeError as `socket` raises it."""
+    """The address as a tuple of the right length, else TypeError as `socket` raises it, and
+    OverflowError for a flow label that there cannot be."""
     name = _FAMILY_NAMES[socket.AddressFamily(family)]
     if not isinstance(address, tuple):
         raise TypeError(f"{call}(): {name} address must be tuple, not {type(address).__name__}")
@@ -33,6 +35,10 @@ def check_form(family: int, address: object, call: str) -> tuple[object, ...]:
         raise TypeError("AF_INET address must be a pair (host, port)")
     if not 2 <= len(address) <= 4:
         raise TypeError("AF_INET6 address must be a tuple (host, port[, flowinfo[, scopeid]])")
+    if len(address) > 2 and not 0 <= operator.index(address[2]) <= _FLOWINFO_MAX:
+        raise OverflowError(f"{call}(): flowinfo must be 0-1048575.")
+    if len(address) > 3:
+        operator.index(address[3])
     return address
 
 
@@ -51,13 +57,13 @@ def parse_numeric(family: int, address: object, call: str) -> Native | None:
     v4-mapped host. TypeError, OverflowError for what no resolver could help with.
     """
     host, port, *_ = check_form(family, address, call)
+    if not isinstance(host, (str, bytes, bytearray)):
+        raise TypeError(f"str, bytes or bytearray expected, not {type(host).__name__}")
     if isinstance(port, str):
         return None
     number = check_port(port, call)
-    if isinstance(host, (bytes, bytearray)):
+    if not isinstance(host, str):
         host = bytes(host).decode("ascii", "surrogateescape")
-    elif not isinstance(host, str):
-        raise TypeError(f"str, bytes or bytearray expected, not {type(host).__name__}")
     if host == "":
         return b"", number
     if host == "<broadcast>" and family == AF_INET:

@@ -10,7 +10,7 @@ import operator
 import socket
 import struct
 import sys
-from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, cast, overload
 
 import trio
 
@@ -19,6 +19,7 @@ from ustack.sock.errors import error
 from ustack.sock.sock import Sock
 from ustack.sock.wait import POLLFREE, Interrupted, Op
 from ustack.sockets import address as addresses
+from ustack.sockets import buffers
 from ustack.sockets.address import Native, SockAddr
 from ustack.tcp.sock import TcpSock
 from ustack.tcp.state import CLOSE, SYN_SENT
@@ -139,7 +140,7 @@ class BaseSocket(trio.socket.SocketType):
 
     def set_inheritable(self, inheritable: bool) -> None:
         """OSError EOPNOTSUPP for true."""
-        if inheritable:
+        if operator.index(inheritable):
             raise error(errno.EOPNOTSUPP)
 
     def dup(self) -> BaseSocket:
@@ -152,7 +153,7 @@ class BaseSocket(trio.socket.SocketType):
 
     def setblocking(self, flag: bool) -> None:
         """False: calls that would wait raise BlockingIOError, as with O_NONBLOCK."""
-        self._open().nonblocking = not flag
+        self._open().nonblocking = not operator.index(flag)
 
     def getblocking(self) -> bool:
         return not self._open().nonblocking
@@ -171,13 +172,18 @@ class BaseSocket(trio.socket.SocketType):
         blocked.append(op)
         try:
             result = await drive(self._driver, op)
+        except BaseException:
+            self._ended.pop(op, None)
+            raise
         finally:
             blocked.remove(op)
+        # an operation that a cancel had ended before `close` came keeps its own result
         if op in self._ended:
             outcome = self._ended.pop(op)
-            if outcome is None:
+            if result is None and outcome is None:
                 raise trio.ClosedResourceError("another task closed this socket")
-            return cast(T, outcome[0])
+            if result is None and outcome is not None:
+                return cast(T, outcome[0])
         return result
 
     def _end_blocked(self, sk: Sock) -> None:
@@ -191,6 +197,15 @@ class BaseSocket(trio.socket.SocketType):
             except (Interrupted, OSError):
                 pass
         sk.wait_queue.wake_all(POLLFREE)
+
+    async def _closed(self) -> NoReturn:
+        """The end of an async call on a closed socket."""
+        await trio.lowlevel.checkpoint()
+        raise error(errno.EBADF)
+
+    async def _busy(self, doing: str) -> NoReturn:
+        await trio.lowlevel.checkpoint()
+        raise trio.BusyResourceError(f"another task is {doing} this socket")
 
     async def _refused(self) -> None:
         """After a call that raised: others run, so that a loop of refused calls cannot
@@ -220,12 +235,13 @@ class BaseSocket(trio.socket.SocketType):
 
     def getsockopt(self, level: int, optname: int, buflen: int | None = None) -> int | bytes:
         """The option as an int, or as at most `buflen` (1-1024) bytes."""
+        level, optname = buffers.c_int(level), buffers.c_int(optname)
         sk = self._open()
         now = self._driver.now()
         if not buflen:
             value = self._prot.getsockopt(sk, level, optname, _INT.size, now)
             return int.from_bytes(value, sys.byteorder, signed=True)
-        if not 0 < buflen <= 1024:
+        if not 0 < buffers.c_int(buflen) <= 1024:
             raise OSError("getsockopt buflen out of range")
         return self._prot.getsockopt(sk, level, optname, buflen, now)
 
@@ -239,6 +255,7 @@ class BaseSocket(trio.socket.SocketType):
         self, level: int, optname: int, value: int | Buffer | None, optlen: int | None = None
     ) -> None:
         """Set an option to an int, to bytes, or (None, optlen) to no value of that length."""
+        level, optname = buffers.c_int(level), buffers.c_int(optname)
         raw = _option_value(level, value, optlen)
         sk = self._open()
         try:
@@ -298,4 +315,4 @@ def _option_value(level: int, value: int | Buffer | None, optlen: int | None) ->
             return _INT.pack(value)
         except struct.error:
             raise TypeError(f"socket option out of the range of a C int: {value}") from None
-    return bytes(memoryview(value))
+    return bytes(buffers.immutable(value))

@@ -126,7 +126,8 @@ async def select(
     for socks, mask in asked:
         for sock in socks:
             handle = _socket(sock)
-            entry = polled.setdefault(handle, Polled(handle._open(), 0))
+            sk = handle._sk or await handle._closed()
+            entry = polled.setdefault(handle, Polled(sk, 0))
             entry.events |= mask
             stack = handle._stack
     await _scan(list(polled.values()), _ns(timeout), stack)
@@ -194,7 +195,10 @@ class Epoll:
 
         Several tasks may wait at once: each event is for one of them.
         """
-        core = self._open()
+        core = self._core
+        if core is None:
+            await trio.lowlevel.checkpoint()
+            raise error(errno.EBADF)
         if maxevents == -1:
             maxevents = _MAX_EVENTS
         await trio.lowlevel.checkpoint_if_cancelled()

@@ -36,7 +36,9 @@ import errno
 import math
 import operator
 import socket
+import sys
 from collections.abc import Iterable, Sequence
+from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 import trio
@@ -94,7 +96,7 @@ class SocketType(BaseSocket):
         """Accept connections; at most `backlog` wait for `accept` (bounded by somaxconn)."""
         sk = self._open()
         try:
-            self._prot.listen(sk, operator.index(backlog), self._driver.now())
+            self._prot.listen(sk, max(buffers.c_int(backlog), 0), self._driver.now())
         finally:
             self._driver.kick()
 
@@ -104,10 +106,10 @@ class SocketType(BaseSocket):
 
     async def accept4(self, flags: int = 0) -> tuple[SocketType, SockAddr]:
         """`accept`, with SOCK_NONBLOCK or SOCK_CLOEXEC for the new socket. EINVAL else."""
-        if operator.index(flags) & ~_ACCEPT_FLAGS:
+        if buffers.c_int(flags) & ~_ACCEPT_FLAGS:
             raise error(errno.EINVAL)
         await trio.lowlevel.checkpoint_if_cancelled()
-        sk = self._open()
+        sk = self._sk or await self._closed()
         try:
             result = self._prot.accept(sk, self._driver.now())
         except OSError:
@@ -127,7 +129,7 @@ class SocketType(BaseSocket):
         try:
             native = await self._resolve(address, "connect", local=False)
             await trio.lowlevel.checkpoint_if_cancelled()
-            sk = self._open()
+            sk = self._sk or await self._closed()
             try:
                 result = self._prot.connect(sk, native, self._driver.now())
             except OSError:
@@ -154,7 +156,7 @@ class SocketType(BaseSocket):
         """SHUT_RD, SHUT_WR or SHUT_RDWR. OSError ENOTCONN when not connected."""
         sk = self._open()
         try:
-            self._prot.shutdown(sk, operator.index(flag), self._driver.now())
+            self._prot.shutdown(sk, buffers.c_int(flag), self._driver.now())
         finally:
             self._driver.kick()
         if flag in (socket.SHUT_WR, socket.SHUT_RDWR):
@@ -173,7 +175,7 @@ class SocketType(BaseSocket):
         if self._family == socket.AF_INET6 and not self._open().v6only:
             flags |= socket.AI_V4MAPPED
         found = await self._stack.resolver.getaddrinfo(
-            host or None,  # type: ignore[arg-type]
+            (bytes(host) if isinstance(host, bytearray) else host) or None,  # type: ignore[arg-type]
             port,  # type: ignore[arg-type]
             self._family,
             self._type,
@@ -202,7 +204,7 @@ class SocketType(BaseSocket):
 
     async def _wait_for(self, mask: int) -> None:
         await trio.lowlevel.checkpoint_if_cancelled()
-        sk = self._open()
+        sk = self._sk or await self._closed()
         now = self._driver.now()
         if self._prot.poll(sk, now) & mask:
             await self._stack.give_way()
@@ -212,12 +214,14 @@ class SocketType(BaseSocket):
     # -- receiving -----------------------------------------------------------------------------
 
     async def _receive(self, length: int, flags: int) -> RecvMsg:
+        if flags:
+            flags = buffers.c_int(flags)
         await trio.lowlevel.checkpoint_if_cancelled()
         sk = self._sk
         if sk is None:
-            raise error(errno.EBADF)
+            await self._closed()
         if self._receiving and not flags & MSG_ERRQUEUE:
-            raise trio.BusyResourceError("another task is receiving from this socket")
+            await self._busy("receiving from")
         driver = self._driver
         now = driver.now()
         try:
@@ -239,6 +243,12 @@ class SocketType(BaseSocket):
         finally:
             self._receiving = False
 
+    async def _nothing(self, empty: T) -> T:
+        """`recv` and `recv_into` without room for a byte: as in `socket`, nobody is asked."""
+        await trio.lowlevel.checkpoint()
+        self._open()
+        return empty
+
     def _peer(self, msg: RecvMsg) -> SockAddr | None:
         """Where `msg` came from; None on a stream."""
         native = msg.addr
@@ -252,12 +262,17 @@ class SocketType(BaseSocket):
 
     async def recv(self, buflen: int, flags: int = 0, /) -> bytes:
         """At most `buflen` bytes; b"" at the end of the stream."""
-        chunks = (await self._receive(_length(buflen, "recv"), flags)).chunks
+        length = _length(buflen, "recv")
+        if not length:
+            return await self._nothing(b"")
+        chunks = (await self._receive(length, flags)).chunks
         return bytes(chunks[0]) if len(chunks) == 1 else b"".join(chunks)
 
     async def recv_into(self, buffer: Buffer, nbytes: int = 0, flags: int = 0) -> int:
         """Receive into `buffer` (its first `nbytes`, all of it if 0); the number of bytes."""
         view = buffers.writable(buffer, operator.index(nbytes), "recv_into")
+        if not view:
+            return await self._nothing(0)
         msg = await self._receive(len(view), flags)
         buffers.scatter(msg.chunks, (view,))
         return msg.len
@@ -280,15 +295,21 @@ class SocketType(BaseSocket):
         self, bufsize: int, ancbufsize: int = 0, flags: int = 0, /
     ) -> tuple[bytes, AncData, int, SockAddr | None]:
         """(data, ancillary data, message flags, sender's address)."""
-        room = _length(ancbufsize, "recvmsg", "invalid ancillary data buffer length")
+        room = buffers.room(ancbufsize)
+        if flags != 0:
+            flags = buffers.message_flags(flags)
         return self._message(await self._receive(_length(bufsize, "recvmsg"), flags), room)
 
     async def recvmsg_into(
         self, buffers_: Iterable[Buffer], ancbufsize: int = 0, flags: int = 0, /
     ) -> tuple[int, AncData, int, SockAddr | None]:
         """As `recvmsg`, into the buffers, each filled before the next."""
-        room = _length(ancbufsize, "recvmsg_into", "invalid ancillary data buffer length")
+        room = buffers.room(ancbufsize)
+        if flags != 0:
+            flags = buffers.message_flags(flags)
         views = [buffers.writable(buffer, 0, "recvmsg_into") for buffer in buffers_]
+        if len(views) > buffers.IOV_MAX:
+            raise error(errno.EMSGSIZE)
         msg = await self._receive(sum(map(len, views)), flags)
         buffers.scatter(msg.chunks, views)
         control, cut = buffers.fit_control(msg.control, room)
@@ -309,16 +330,16 @@ class SocketType(BaseSocket):
         each message, as the kernel does: it ends no wait. An error after the first message
         is kept for the next call. OSError EINVAL for a negative timeout.
         """
-        room = _length(ancbufsize, "recvmmsg", "invalid ancillary data buffer length")
-        length = _length(bufsize, "recvmmsg")
+        room = buffers.room(ancbufsize)
+        length, flags = _length(bufsize, "recvmmsg"), buffers.message_flags(flags)
         count = _length(vlen, "recvmmsg", "negative number of messages")
         if timeout is not None and timeout < 0:
             raise error(errno.EINVAL)
         limit = None if timeout is None or timeout == math.inf else math.ceil(timeout * 1e9)
         await trio.lowlevel.checkpoint_if_cancelled()
-        sk = self._open()
+        sk = self._sk or await self._closed()
         if self._receiving and not flags & MSG_ERRQUEUE:
-            raise trio.BusyResourceError("another task is receiving from this socket")
+            await self._busy("receiving from")
         driver = self._driver
         op = mmsg.recvmmsg(sk, count, length, flags, limit, driver.now(), driver.after_call)
         if self._type != socket.SOCK_STREAM or flags & MSG_ERRQUEUE:
@@ -363,7 +384,7 @@ class SocketType(BaseSocket):
         """`sendto(data[, flags], address)`."""
         if not 1 <= len(args) <= 2:
             raise TypeError(f"sendto() takes 2 or 3 arguments ({len(args) + 1} given)")
-        flags = operator.index(args[0]) if len(args) == 2 else 0  # type: ignore[arg-type]
+        flags = buffers.c_int(args[0]) if len(args) == 2 else 0
         to = await self._destination(args[-1], "sendto")
         return await self._transmit(buffers.immutable(data), flags, to, ())
 
@@ -378,6 +399,8 @@ class SocketType(BaseSocket):
         """Send the buffers as one message, with ancillary data (level, type, bytes)."""
         data = buffers.gather(buffers_)
         control = buffers.control(ancdata)
+        if flags != 0:
+            flags = buffers.message_flags(flags)
         to = None if address is None else await self._destination(address, "sendmsg")
         return await self._transmit(data, flags, to, control)
 
@@ -394,11 +417,19 @@ class SocketType(BaseSocket):
         `messages` if an error or a full buffer came in between. Of a message's own flags
         only MSG_EOR counts. At most 1024 messages are looked at.
         """
-        native = [await self._native_message(*msg) for msg in messages]
+        if flags != 0:
+            flags = buffers.message_flags(flags)
+        native: list[mmsg.Message] = []
+        try:
+            for msg in islice(messages, mmsg.UIO_MAXIOV):
+                native.append(await self._native_message(*msg))
+        except OSError:
+            if not native:
+                raise
         await trio.lowlevel.checkpoint_if_cancelled()
-        sk = self._open()
+        sk = self._sk or await self._closed()
         if self._sending:
-            raise trio.BusyResourceError("another task is sending to this socket")
+            await self._busy("sending to")
         driver = self._driver
         op = mmsg.sendmmsg(sk, native, flags, driver.now(), driver.after_call)
         self._sending = self._type == socket.SOCK_STREAM
@@ -416,7 +447,7 @@ class SocketType(BaseSocket):
     ) -> mmsg.Message:
         to = None if address is None else await self._destination(address, "sendmmsg")
         control = buffers.control(ancdata)
-        return mmsg.Message(buffers.gather(buffers_), control, operator.index(flags), to)
+        return mmsg.Message(buffers.gather(buffers_), control, buffers.c_int(flags), to)
 
     async def _destination(self, address: object, call: str) -> Native:
         known, native = self._last_peer
@@ -433,12 +464,14 @@ class SocketType(BaseSocket):
         to: Native | None,
         control: tuple[tuple[int, int, bytes], ...],
     ) -> int:
+        if flags:
+            flags = buffers.c_int(flags)
         await trio.lowlevel.checkpoint_if_cancelled()
         sk = self._sk
         if sk is None:
-            raise error(errno.EBADF)
+            await self._closed()
         if self._sending:
-            raise trio.BusyResourceError("another task is sending to this socket")
+            await self._busy("sending to")
         driver = self._driver
         now = driver.now()
         try:
@@ -462,8 +495,10 @@ class SocketType(BaseSocket):
 
 
 def _length(value: int, call: str, complaint: str = "negative buffersize") -> int:
-    """`value` as a length: TypeError, ValueError as in `socket`."""
+    """`value` as a length: TypeError, ValueError, OverflowError as in `socket`."""
     number = value if type(value) is int else operator.index(value)
     if number < 0:
         raise ValueError(f"{complaint} in {call}")
+    if number > sys.maxsize:
+        raise OverflowError("Python int too large to convert to C ssize_t")
     return number
