@@ -213,6 +213,15 @@ def test_a27_autocork_while_the_device_holds_our_data():
     assert b.lens() == [20]
 
 
+def test_a27_as_much_as_the_new_entry_is_enough():
+    b = Bench.connected()
+    b.dev.verdict = QUEUED
+    nodelay(b, 1)
+    b.send(10)
+    b.send(10)
+    assert b.lens() == [10]
+
+
 def test_a27_a_drain_releases_nothing_that_did_not_wait_for_it():
     b = Bench.connected()
     b.dev.verdict = QUEUED
@@ -254,7 +263,7 @@ def test_a33_small_queues():
     b = Bench.connected(wscale=7, rtt=100)
     b.dev.verdict = QUEUED
     b.send(14600)
-    assert b.sk.wmem_alloc <= 3 * (2920 + 832)
+    assert b.sk.wmem_alloc == 2 * (2920 + 832)  # at the limit nothing more goes
     assert b.sk.write_queue
     while b.dev.held:
         b.drain(1)

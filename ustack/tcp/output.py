@@ -165,7 +165,7 @@ def small_queue_test(sk: TcpSock, skb: Skb, factor: int = 0) -> bool:
         return True
     limit = max(2 * (skb.len + TX_OVERHEAD), sk.pacing_rate >> 10)
     limit = min(limit, sk.net.sysctl.tcp_limit_output_bytes) << factor
-    if sk.wmem_alloc <= limit or len(sk.rtx_queue) <= 1:
+    if sk.wmem_alloc < limit or len(sk.rtx_queue) <= 1:
         return True
     sk.tsq_throttled = True
     return False

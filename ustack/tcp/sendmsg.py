@@ -348,6 +348,6 @@ def _should_autocork(sk: TcpSock, tail: Skb, goal: int) -> bool:
         tail.len < goal
         and sk.net.sysctl.tcp_autocorking
         and bool(sk.rtx_queue)
-        and sk.wmem_alloc > tail.len + TX_OVERHEAD
+        and sk.wmem_alloc >= tail.len + TX_OVERHEAD
         and not tail.eor
     )
