@@ -18,7 +18,7 @@ from tests.sockets.parity.kernel import KernelSut
 from tests.sockets.parity.peer import icmp
 from tests.sockets.parity.shaper import Shaper
 
-SLOW = Shaper(rate=50_000, burst=1600)
+SLOW = Shaper(rate=50_000, burst=3200)  # two segments, lest the bucket cuts them apart
 _TUNSETIFF, _IFF_TUN, _IFF_NO_PI = 0x400454CA, 1, 0x1000
 _HERE, _THERE = bytes((10, 8, 0, 2)), bytes((10, 8, 0, 1))
 _LIMIT = 2.0  # seconds

@@ -455,6 +455,17 @@ def huge_mtu(r: Random) -> Theme:
     return {"mtu": 65535, "mss": r.choice((65495, 30000)), "window": 65483, "v6": False}, steps
 
 
+def slow_device(r: Random) -> Theme:
+    """Packets wait below the socket: small queues, autocorking."""
+    steps: list[Step] = []
+    for _ in range(r.randint(1, 3)):
+        steps += now(("send", r.choice((1460, 3000, 6000, 9000)), r.choice((0, 0, MORE))))
+        small = ("send", r.choice((10, 100, 500)), r.choice((0, 0, 0, EOR)))
+        steps += [(r.choice((0, 0, GAP)), small) for _ in range(r.randint(1, 4))]
+        steps.append((r.choice((GAP, 60, 120)), r.choice((ALL, ("poll",), data(100), ack(5000)))))
+    return {"slow": True, "v6": False, "window": 65535, "rtt": 60}, [*steps, (300, ALL)]
+
+
 THEMES: tuple[tuple[float, Callable[[Random], Theme]], ...] = (
     (2, full_buffer), (1, refused_write), (1, low_water), (2, held_back), (1.5, bulk_send),
     (1.5, closed_window), (1, shrunk_window), (1, losses), (0.7, partial_acks), (1, urgent_send),
@@ -462,7 +473,7 @@ THEMES: tuple[tuple[float, Callable[[Random], Theme]], ...] = (
     (0.8, keepalive), (1, user_timeout), (1.5, lingering), (1.5, orphan), (1.5, closing),
     (1, after_reset), (1.5, sleeping_reader), (1.2, peeking), (1, told_with_data),
     (1.2, urgent_receive), (2, out_of_order), (1, duplicates), (2, overflow), (1.5, bulk_receive),
-    (1.5, acknowledging), (1, thresholds), (0.7, huge_mtu),
+    (1.5, acknowledging), (1, thresholds), (0.7, huge_mtu), (1.2, slow_device),
 )  # fmt: skip
 
 

@@ -19,6 +19,7 @@ import time
 from collections.abc import Iterator
 
 from tests.sockets.parity.stack import StackSut
+from ustack.link.fifo import Fifo
 from ustack.sock.deadlines import NEVER
 from ustack.tcp.skb import EVER_RETRANS
 from ustack.tcp.sock import T_COMPRESSED_ACK, T_PACING, T_RETRANS, TcpSock
@@ -58,6 +59,8 @@ class Watch:
         self.busy_until = 0  # the last timer that fired may fire until then on the kernel
         self.slack = 0  # ms by which what timers sent in this interval may come later there
         self.noise = 0  # ms by which round trips may differ: what a timer has sent, an ACK measures
+        self._device_at = NEVER  # when a slow device lets the next packet go
+        self._left_at = -NEVER  # when it let the last one go
         self._after = 0  # what the timer was late that has just fired
 
     def look(self, now: int, sut: StackSut) -> None:
@@ -92,8 +95,18 @@ class Watch:
         for at in [*self.sk.timers, *_calls(sut)]:
             if at < now + (BEFORE + self.noise) * MS:
                 return False
+        if isinstance(sut.dev, Fifo) and not self._device_quiet(now, sut.dev):
+            return False
         near = (NEAR + self.noise) * MS
         return all(abs(now - at) >= near for at in _instants(self.sk, now))
+
+    def _device_quiet(self, now: int, device: Fifo) -> bool:
+        """Does the device let go of no packet near `now`? A step has to go on, too."""
+        at = device.next_deadline()
+        if at != self._device_at:
+            self._left_at = self._device_at if self._device_at < NEVER else -NEVER
+            self._device_at = at
+        return at > now + NEAR * MS and not now < self._left_at + NEAR * MS
 
 
 def _calls(sut: StackSut) -> list[int]:
