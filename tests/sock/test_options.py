@@ -10,7 +10,7 @@ import pytest
 from tests.sock.fakes import FakeNet
 from ustack.sock import options as o
 from ustack.sock.deadlines import NEVER
-from ustack.sock.sock import AF_INET, AF_INET6, SOCK_DGRAM, SOCK_STREAM, Sock
+from ustack.sock.sock import AF_INET, AF_INET6, PACING_UNLIMITED, SOCK_DGRAM, SOCK_STREAM, Sock
 
 INT_MAX = 2**31 - 1
 
@@ -219,4 +219,6 @@ def test_pacing_rate() -> None:
     assert sk.max_pacing_rate == 1 << 33
     assert get(sk, o.SOL_SOCKET, o.SO_MAX_PACING_RATE, 4) == b"\xff" * 4
     assert put(sk, o.SOL_SOCKET, o.SO_MAX_PACING_RATE, -1) == 0
-    assert sk.max_pacing_rate == 0
+    assert sk.max_pacing_rate == PACING_UNLIMITED
+    assert put(sk, o.SOL_SOCKET, o.SO_MAX_PACING_RATE, 0) == 0
+    assert get(sk, o.SOL_SOCKET, o.SO_MAX_PACING_RATE, 8) == bytes(8)

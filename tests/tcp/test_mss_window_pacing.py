@@ -6,7 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.tcp.harness import Bench
 from ustack.sock.truesize import rx_truesize
+from ustack.tcp.congestion.reno import Reno
 from ustack.tcp.mss import (
     GSO_MAX_SIZE,
     TCP_MSS_DEFAULT,
@@ -16,7 +18,13 @@ from ustack.tcp.mss import (
     mtu_to_mss,
     size_goal,
 )
-from ustack.tcp.pacing import PACING_UNLIMITED, tso_segs, update_pacing_rate
+from ustack.tcp.pacing import (
+    PACING_NEEDED,
+    PACING_UNLIMITED,
+    gap_after,
+    tso_segs,
+    update_pacing_rate,
+)
 from ustack.tcp.window import (
     grow_window,
     initial_clamp,
@@ -349,3 +357,39 @@ class TestGrowth:
         assert self.grow(half + 1, 405, 1280, **small) == 0
         assert self.grow(half // 2, 404, 1280, **small) == 1000
         assert self.grow(half // 2 + 1, 404, 1280, **small) == 0
+
+
+# -- pacing --------------------------------------------------------------------------------
+
+
+def test_d50_the_wait_after_a_burst():
+    assert gap_after(1000, 100_000, 0, 10) == 10_000_000
+    assert gap_after(1000, 100_000, 0, 9) == 0  # the first ten segments do not wait
+    assert gap_after(1000, 100_000, 3_000_000, 10) == 7_000_000
+    assert gap_after(1000, 100_000, 10**12, 10) == 5_000_000  # credit is half at most
+    assert gap_after(1000, 0, 0, 10) == gap_after(1000, PACING_UNLIMITED, 0, 10) == 0
+
+
+class Paced(Reno):
+    """Asks for pacing, as an algorithm does that sets a rate."""
+
+    name = "paced"
+    needs_pacing = True
+
+
+def test_d50_a_congestion_control_may_need_pacing():
+    """Its bursts then keep to the pacing rate that the window gives."""
+
+    def install(b: Bench) -> None:
+        b.sk.host.congestion_controls["paced"] = Paced
+        b.setopt(6, 13, b"paced")
+
+    b = Bench.connected(mss=1000, rtt=20, prepare=install)
+    assert b.sk.pacing_status == PACING_NEEDED
+    b.send(40000)
+    assert len(b.take()) == 10
+    b.run(20)
+    b.inject(ack=10001)  # all at once: without pacing twenty segments would answer
+    assert 0 < len(b.take()) <= 4
+    b.run(20)
+    assert len({s.at for s in b.take()}) > 3

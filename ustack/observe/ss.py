@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from ustack.sock.addr import present
-from ustack.sock.sock import AF_INET6, SOCK_DGRAM, Sock
+from ustack.sock.sock import AF_INET6, PACING_UNLIMITED, SOCK_DGRAM, Sock
 from ustack.tcp.sock import TcpSock
 from ustack.tcp.state import CLOSE, ESTABLISHED, LISTEN, NAMES
 from ustack.tcp.timewait import TimeWait
@@ -206,7 +206,7 @@ def _flight(sk: TcpSock) -> dict[str, int | float | str]:
     if sk.rtt.srtt_us:
         bits = sk.cc.snd_cwnd * sk.mss_cache * 8 * 8_000_000 // sk.rtt.srtt_us
         info["send"] = f"{bits}bps"
-    if sk.pacing_rate:
+    if 0 < sk.pacing_rate < PACING_UNLIMITED:
         info["pacing_rate"] = f"{sk.pacing_rate * 8}bps"
     info |= _nonzero(delivered=sk.delivered, unacked=sk.packets_out)
     if sk.retrans_out or sk.total_retrans:

@@ -15,7 +15,7 @@ A protocol looks into its own table first and comes here with what it does not k
 changes is a method of its socket (`on_sndbuf_changed`, `set_rcvlowat`).
 
 On a dual-stack socket the SOL_IP options are for the IPv4 packets and the SOL_IPV6 ones for
-the IPv6 packets. Those about groups are in `sock.multicast` and `sock.source_filter`.
+the IPv6 packets. Those about groups are in `sock.multicast`.
 
 Limits: names not in the tables are refused, SO_INCOMING_CPU can only be read.
 
@@ -30,7 +30,7 @@ from errno import EDOM, EINVAL, ENODEV, ENOPROTOOPT, ENOTCONN, EOPNOTSUPP, EPERM
 from struct import Struct
 from typing import TypeAlias
 
-from ustack.sock import multicast, notify, source_filter
+from ustack.sock import multicast, notify
 from ustack.sock.deadlines import NEVER
 from ustack.sock.error_queue import purge_errors
 from ustack.sock.errors import error
@@ -50,6 +50,7 @@ from ustack.sock.sock import (
     F_SELECT_ERR_QUEUE,
     F_TIMESTAMPING_NEW,
     F_ZEROCOPY,
+    PACING_UNLIMITED,
     PMTUDISC_OMIT,
     RCVBUF_LOCK,
     SNDBUF_LOCK,
@@ -90,7 +91,6 @@ _ECN_MASK = 3
 _INT, _LONG = Struct("i"), Struct("Q")
 _TWO_INTS, _TIMEVAL, _MEMINFO = Struct("ii"), Struct("qq"), Struct("9I")
 _SEC = 1_000_000_000
-_UNLIMITED = 0xFFFF_FFFF_FFFF_FFFF
 _HOPS_DEFAULT = 64
 
 # What a getter is told besides the socket: the length of the caller's buffer, and `now`.
@@ -317,7 +317,7 @@ def _set_peek_off(sk: Sock, number: int, value: bytes, now: int) -> None:
 
 
 def _get_pacing_rate(sk: Sock, optlen: int, now: int) -> bytes:
-    rate = sk.max_pacing_rate or _UNLIMITED
+    rate = sk.max_pacing_rate
     if optlen >= _LONG.size:
         return _LONG.pack(rate)
     return _LONG.pack(min(rate, 0xFFFFFFFF))[:4]
@@ -325,10 +325,10 @@ def _get_pacing_rate(sk: Sock, optlen: int, now: int) -> bytes:
 
 def _set_pacing_rate(sk: Sock, number: int, value: bytes, now: int) -> None:
     if len(value) >= _LONG.size:
-        rate = _LONG.unpack_from(value)[0]
-        sk.max_pacing_rate = 0 if rate == _UNLIMITED else rate
+        sk.max_pacing_rate = _LONG.unpack_from(value)[0]
     else:
-        sk.max_pacing_rate = 0 if number == -1 else number & 0xFFFFFFFF
+        sk.max_pacing_rate = PACING_UNLIMITED if number == -1 else number & 0xFFFFFFFF
+    sk.on_max_pacing_rate_changed()
 
 
 def meminfo(sk: Sock) -> tuple[int, int, int, int, int, int, int, int, int]:
@@ -522,7 +522,6 @@ _IP: dict[int, Option] = {
     IP_MINTTL: _ranged("minttl", 0, 255),
     IP_LOCAL_PORT_RANGE: (lambda sk, optlen, now: _signed(sk.port_range), _set_port_range),
     **multicast.IP_OPTIONS,
-    **source_filter.IP_OPTIONS,
 }
 
 _IPV6: dict[int, Option] = {
@@ -543,7 +542,6 @@ _IPV6: dict[int, Option] = {
     IPV6_RECVORIGDSTADDR: _flag(F_RECVORIGDSTADDR6),
     IPV6_FREEBIND: _FREEBIND,
     **multicast.IPV6_OPTIONS,
-    **source_filter.IPV6_OPTIONS,
 }
 
 _LEVELS: dict[int, dict[int, Option]] = {SOL_SOCKET: _SOCKET, SOL_IP: _IP, SOL_IPV6: _IPV6}

@@ -41,6 +41,7 @@ SOCK_STREAM, SOCK_DGRAM = 1, 2
 RCV_SHUTDOWN, SEND_SHUTDOWN, SHUTDOWN_MASK = 1, 2, 3
 SHUT_RD, SHUT_WR, SHUT_RDWR = 0, 1, 2
 
+PACING_UNLIMITED = 0xFFFF_FFFF_FFFF_FFFF  # SO_MAX_PACING_RATE when unset
 SOCK_MIN_SNDBUF = 4608
 SOCK_MIN_RCVBUF = 2304
 
@@ -216,7 +217,7 @@ class Sock:
         self.rcvtimeo = NEVER  # ns a blocking receive may wait
         self.sndtimeo = NEVER
         self.peek_off = -1
-        self.max_pacing_rate = 0  # bytes/s, 0: no limit
+        self.max_pacing_rate = PACING_UNLIMITED  # bytes/s
         self.nonblocking = False
         # state
         self.shutdown = 0
@@ -275,6 +276,9 @@ class Sock:
         """SO_SNDBUF was set: there may be room now (Linux: `sock_def_write_space`)."""
         if self.wmem_alloc << 1 <= self.sndbuf:
             self.wake_writers()
+
+    def on_max_pacing_rate_changed(self) -> None:
+        """SO_MAX_PACING_RATE was set. Only a device with a queue by flows would heed it."""
 
     def on_keepalive_changed(self, now: int) -> None:
         """SO_KEEPALIVE was set or cleared."""

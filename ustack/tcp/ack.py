@@ -42,7 +42,7 @@ from ustack.tcp.ackstate import (
 )
 from ustack.tcp.cwnd import cwnd_reduction, is_cwnd_limited_now, slow_start_after_idle_check
 from ustack.tcp.output import sync_mss
-from ustack.tcp.pacing import PACING_UNLIMITED, update_pacing_rate
+from ustack.tcp.pacing import update_pacing_rate
 from ustack.tcp.rate import generate, skb_delivered
 from ustack.tcp.recovery import fastretrans_alert, process_tlp_ack, xmit_recovery
 from ustack.tcp.retransmit import trim_head
@@ -54,6 +54,7 @@ from ustack.tcp.state import CA_CWR, CA_OPEN, CA_RECOVERY
 from ustack.tcp.timers import (
     clamp_probe0,
     clear_xmit_timer,
+    pacing_delay,
     probe0_interval,
     rearm_rto,
     reset_xmit_timer,
@@ -206,7 +207,7 @@ def ack_probe(sk: TcpSock, now: int) -> None:
         if sk.pending == PENDING_PROBE0:
             clear_xmit_timer(sk)
     else:
-        at = clamp_probe0(sk, now + probe0_interval(sk), now)
+        at = clamp_probe0(sk, now + probe0_interval(sk), now) + pacing_delay(sk, now)
         reset_xmit_timer(sk, PENDING_PROBE0, at)
 
 
@@ -397,6 +398,6 @@ def _cong_control(sk: TcpSock, st: AckState, newly_lost: int) -> None:
         sk.rtt.srtt_us,
         sysctl.tcp_pacing_ss_ratio,
         sysctl.tcp_pacing_ca_ratio,
-        sk.max_pacing_rate or PACING_UNLIMITED,
+        sk.max_pacing_rate,
         sk.packets_out,
     )

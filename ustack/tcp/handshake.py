@@ -39,7 +39,7 @@ from ustack.tcp.cwnd import set_ca_state
 from ustack.tcp.lifecycle import disconnect, reset, set_state
 from ustack.tcp.mss import TSTAMP_LEN, advertise_mss, default_mss
 from ustack.tcp.output import sndbuf_expand, sync_mss
-from ustack.tcp.pacing import PACING_UNLIMITED, update_pacing_rate
+from ustack.tcp.pacing import update_pacing_rate
 from ustack.tcp.segment import Segment
 from ustack.tcp.skb import Skb
 from ustack.tcp.sock import (
@@ -422,6 +422,7 @@ _INHERITED = (
     "tclass", "hop_limit", "pmtudisc6", "tsflags",
     "reuse", "reuseport", "rcvtimeo", "sndtimeo", "recverr", "v6only", "max_pacing_rate",
     "syn_retries", "scaling_ratio", "timestamp", "inq_cmsg", "peek_off", "inet_flags", "minttl",
+    "pacing_rate", "pacing_status",
     "freebind", "pingpong",
 )  # fmt: skip
 
@@ -487,6 +488,8 @@ def init_transfer(sk: TcpSock, now: int) -> None:
     cc.init(now)
     rcvbuf.init_buffer_space(sk, now)
     sndbuf_expand(sk, initial=True)
+    if cc.needs_pacing:
+        sk.start_pacing()
     sysctl = sk.net.sysctl
     sk.pacing_rate = update_pacing_rate(
         cc.snd_cwnd,
@@ -495,5 +498,5 @@ def init_transfer(sk: TcpSock, now: int) -> None:
         sk.rtt.srtt_us,
         sysctl.tcp_pacing_ss_ratio,
         sysctl.tcp_pacing_ca_ratio,
-        sk.max_pacing_rate or PACING_UNLIMITED,
+        sk.max_pacing_rate,
     )

@@ -87,11 +87,10 @@ def delivery_rate(sk: TcpSock) -> int:
 
 
 def _totals(sk: TcpSock, now: int) -> tuple[int, ...]:
-    unlimited = 0xFFFFFFFFFFFFFFFF
     min_rtt = sk.min_rtt.get()
     return (
-        min(sk.pacing_rate, unlimited) or unlimited,
-        sk.max_pacing_rate or unlimited,
+        sk.pacing_rate,
+        sk.max_pacing_rate,
         sk.bytes_acked,
         sk.bytes_received,
         sk.segs_out & _U32,

@@ -243,3 +243,5 @@ def _set_congestion(sk: TcpSock, value: bytes, now: int) -> None:
     sk.ca_name, sk.cc = name, new
     if sk.state not in (CLOSE, LISTEN, SYN_SENT):
         new.init(now)
+        if new.needs_pacing:
+            sk.start_pacing()

@@ -25,6 +25,7 @@ Sources: Linux tcp_output.c; rules A-20 to A-34, A-50, A-75, D-20.
 
 from __future__ import annotations
 
+from ustack.sock.deadlines import NEVER
 from ustack.sock.dst import Dst
 from ustack.sock.sock import SNDBUF_LOCK
 from ustack.sock.truesize import TX_OVERHEAD
@@ -152,10 +153,14 @@ def nagle_test(sk: TcpSock, skb: Skb, mss_now: int, nonagle: int) -> bool:
     return not nagle_check(sk, True, nonagle)
 
 
-def pacing_test(sk: TcpSock) -> bool:
-    """False while a burst has to wait for its time (rule D-50). Pacing is enforced by the
-    congestion controls that ask for it, through T_PACING."""
-    return not sk.cc.needs_pacing or sk.timers[T_PACING] >= 1 << 62
+def pacing_test(sk: TcpSock, now: int) -> bool:
+    """False while a burst has to wait for its time, of a socket with a `pacing_status`
+    (rule D-50, `tcp_pacing_check`). T_PACING goes on then."""
+    if sk.wstamp <= now:
+        return True
+    if sk.timers[T_PACING] == NEVER:
+        sk.arm_exact(T_PACING, sk.wstamp)
+    return False
 
 
 def small_queue_test(sk: TcpSock, skb: Skb, factor: int = 0) -> bool:
@@ -164,7 +169,9 @@ def small_queue_test(sk: TcpSock, skb: Skb, factor: int = 0) -> bool:
     if not sk.wmem_alloc:
         return True
     limit = max(2 * (skb.len + TX_OVERHEAD), sk.pacing_rate >> 10)
-    limit = min(limit, sk.net.sysctl.tcp_limit_output_bytes) << factor
+    if not sk.pacing_status:
+        limit = min(limit, sk.net.sysctl.tcp_limit_output_bytes)
+    limit <<= factor
     if sk.wmem_alloc < limit or len(sk.rtx_queue) <= 1:
         return True
     sk.tsq_throttled = True
@@ -249,7 +256,7 @@ def write_xmit(sk: TcpSock, mss_now: int, nonagle: int, push_one: int, now: int)
     queue = sk.write_queue
     while queue:
         skb = queue[0]
-        if sk.cc.needs_pacing and not pacing_test(sk):
+        if sk.pacing_status and not pacing_test(sk, now):
             break
         quota = cwnd_test(sk) or push_one == PUSH_PROBE
         if not quota:
@@ -330,7 +337,8 @@ def _fit(
 def tso_should_defer(sk: TcpSock, skb: Skb, mss_now: int, now: int) -> int:
     """Wait for the next ACK, if it is due at once, and send a longer burst then?
     (rule A-32, `tcp_tso_should_defer`)"""
-    if sk.ca_state >= CA_RECOVERY or now - sk.last_tx > DEFER_NS:
+    last = sk.wstamp if sk.pacing_status else sk.last_tx
+    if sk.ca_state >= CA_RECOVERY or now - last > DEFER_NS:
         return FITS
     cwnd = sk.cc.snd_cwnd
     send_win = sk.snd_una + sk.snd_wnd - skb.seq

@@ -1,18 +1,29 @@
-"""How fast, and in how large bursts: the pacing rate and the burst size it allows.
+"""How fast, in how large bursts, and how far apart: the pacing rate and what it allows.
 
 The rate is what the window would send if it were spread over the round trip, with
 headroom to grow: 200 % in slow start, 120 % after. It is computed whether or not it is
 enforced, because it also sets the size of a burst: about one millisecond of it, and more
 on short paths, where a large burst costs nobody anything.
 
-Sources: Linux `tcp_update_pacing_rate`, `tcp_tso_autosize`.
+Bursts wait for one another on a socket whose `pacing_status` says so: that of a congestion
+control that needs it, or with SO_MAX_PACING_RATE set. `sk.wstamp` is then the earliest time
+of the next transmission (`tcp_wstamp_ns`): each one moves it on by its length over the rate.
+Time that had passed since then is credit, and shortens the wait by up to half. Nothing waits
+before ten segments have gone. Who is told to wait (`output.pacing_test`) has armed T_PACING,
+an exact timer, which goes on where that stopped.
+
+Sources: Linux `tcp_update_pacing_rate`, `tcp_tso_autosize`, `tcp_update_skb_after_send`;
+rules A-31, D-50.
 """
 
 from __future__ import annotations
 
+from ustack.sock.sock import PACING_UNLIMITED
 from ustack.tcp.mss import GSO_MAX_SIZE
 
-PACING_UNLIMITED = (1 << 64) - 1  # SO_MAX_PACING_RATE when unset
+PACING_NONE, PACING_NEEDED = range(2)  # `pacing_status` (Linux: SK_PACING_*)
+_UNPACED_SEGMENTS = 10
+_SEC = 1_000_000_000
 PACING_SHIFT = 10  # a burst is rate / 1024: about one millisecond
 # What one packet holds, whatever tcp_min_tso_segs asks for: 65535 less IPv4 and TCP headers
 # with timestamps. Above GSO_MAX_SIZE, since two segments of a 64 KiB MTU go in one burst.
@@ -55,3 +66,12 @@ def tso_segs(
     if segs >= min_tso_segs:
         return segs
     return min(min_tso_segs, _PACKET_MAX // mss or 1)
+
+
+def gap_after(length: int, rate: int, credit: int, data_segs_out: int) -> int:
+    """How many ns after a burst of `length` bytes the next one may go, if this one comes
+    `credit` ns later than it might have (Linux: `tcp_update_skb_after_send`)."""
+    if not rate or rate == PACING_UNLIMITED or data_segs_out < _UNPACED_SEGMENTS:
+        return 0
+    gap = length * _SEC // rate
+    return gap - min(gap // 2, credit)

@@ -15,7 +15,14 @@ from __future__ import annotations
 from ustack.sock.truesize import TX_OVERHEAD
 from ustack.tcp.cwnd import in_cwnd_reduction
 from ustack.tcp.mss import GSO_MAX_SIZE
-from ustack.tcp.output import burst_segs, current_mss, push_pending_frames, small_queue_test, split
+from ustack.tcp.output import (
+    burst_segs,
+    current_mss,
+    pacing_test,
+    push_pending_frames,
+    small_queue_test,
+    split,
+)
 from ustack.tcp.skb import EVER_RETRANS, LOST, MAX_PARTS, SACKED_ACKED, SACKED_RETRANS, Skb
 from ustack.tcp.sock import PENDING_REO, PENDING_RETRANS, TcpSock
 from ustack.tcp.state import (
@@ -26,7 +33,7 @@ from ustack.tcp.state import (
     FIN_WAIT1,
     LAST_ACK,
 )
-from ustack.tcp.timers import reset_xmit_timer, rto_ns
+from ustack.tcp.timers import pacing_delay, reset_xmit_timer, rto_ns
 from ustack.tcp.transmit import transmit_skb
 from ustack.wire.packet import DROPPED
 from ustack.wire.tcp import FIN, SYN
@@ -191,6 +198,8 @@ def xmit_retransmit_queue(sk: TcpSock, now: int) -> None:
         segs = min(sk.cc.snd_cwnd - sk.in_flight, max_segs)
         if segs <= 0 or sk.retrans_out >= sk.lost_out:
             break
+        if sk.pacing_status and not pacing_test(sk, now):
+            break
         sacked = skb.sacked
         if not sacked & LOST or sacked & (SACKED_ACKED | SACKED_RETRANS):
             continue
@@ -205,11 +214,12 @@ def xmit_retransmit_queue(sk: TcpSock, now: int) -> None:
         if skb is head and sk.pending != PENDING_REO:
             rearm = True
     if rearm:
-        reset_xmit_timer(sk, PENDING_RETRANS, now + rto_ns(sk))
+        reset_xmit_timer(sk, PENDING_RETRANS, now + rto_ns(sk) + pacing_delay(sk, now))
 
 
 def tsq_write(sk: TcpSock, now: int) -> None:
-    """The device has let go of packets that something waited for (`tcp_tsq_write`)."""
+    """The device has let go of packets that something waited for, or it is time for the
+    next paced burst (`tcp_tsq_write`)."""
     sk.tsq_throttled = False
     if sk.state in (ESTABLISHED, FIN_WAIT1, CLOSING, CLOSE_WAIT, LAST_ACK):
         if sk.lost_out > sk.retrans_out and sk.cc.snd_cwnd > sk.in_flight:

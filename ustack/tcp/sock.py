@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING
 from ustack.sock.deadlines import NEVER
 from ustack.sock.errors import error
 from ustack.sock.notify import deliver_until
-from ustack.sock.sock import RCVBUF_LOCK, SOCK_STREAM, Sock
+from ustack.sock.sock import PACING_UNLIMITED, RCVBUF_LOCK, SOCK_STREAM, Sock
 from ustack.tcp.congestion.base import CongestionControl
+from ustack.tcp.pacing import PACING_NEEDED, PACING_NONE
 from ustack.tcp.recv_queue import OfoQueue, ReceiveQueue
 from ustack.tcp.rtt import MinRttFilter, RttEstimator
 from ustack.tcp.rtx_queue import RtxQueue
@@ -83,7 +84,8 @@ class TcpSock(Sock):
         # estimators and congestion control
         "rtt", "min_rtt", "cc", "ca_name", "max_packets_out", "cwnd_usage_seq", "is_cwnd_limited",
         "snd_cwnd_used", "tsq_throttled", "tx_charged",
-        "snd_cwnd_stamp", "lsndtime", "last_tx", "pacing_rate", "delivered", "delivered_at",
+        "snd_cwnd_stamp", "lsndtime", "last_tx", "delivered", "delivered_at",
+        "pacing_rate", "pacing_status", "wstamp",
         "first_tx", "app_limited", "lost", "rate_delivered", "rate_interval_us", "prior_ssthresh",
         # timers
         "timers", "pending", "probes_out", "probes_tstamp", "syn_retries", "user_timeout",
@@ -156,6 +158,7 @@ class TcpSock(Sock):
 
     def _init_send(self) -> None:
         self.iss = self.snd_una = self.snd_nxt = self.write_seq = 0
+        self.pacing_status: int = PACING_NONE
         self.snd_wnd = self.snd_wl1 = self.max_window = 0
         self.pushed_seq = self.snd_sml = self.snd_up = 0
         self.write_queue: deque[Skb] = deque()
@@ -203,7 +206,8 @@ class TcpSock(Sock):
         self.snd_cwnd_used = 0  # most packets out since the window was last judged
         self.tsq_throttled = False  # something waits for the device to let go of packets
         self.snd_cwnd_stamp = self.lsndtime = self.last_tx = 0
-        self.pacing_rate = 0
+        self.pacing_rate = self.max_pacing_rate
+        self.wstamp = 0  # of a paced socket: the next transmission may go then
         self.delivered = self.delivered_at = self.first_tx = self.app_limited = self.lost = 0
         self.rate_delivered = self.rate_interval_us = 0
         self.prior_ssthresh = 0
@@ -288,6 +292,12 @@ class TcpSock(Sock):
         if at < self.heap_at:
             self.net.deadlines.arm(self, at)
 
+    def arm_exact(self, which: int, at: int) -> None:
+        """As `arm`, for what is no jiffies timer in the kernel (`hrtimer_start`)."""
+        self.timers[which] = at
+        if at < self.heap_at:
+            self.net.deadlines.arm(self, at)
+
     def disarm(self, which: int) -> None:
         self.timers[which] = NEVER
 
@@ -308,6 +318,17 @@ class TcpSock(Sock):
     def on_sndbuf_changed(self, now: int) -> None:
         """SO_SNDBUF was set: there may be room now."""
         self.write_space()
+
+    def on_max_pacing_rate_changed(self) -> None:
+        """SO_MAX_PACING_RATE was set: bursts keep to it from now on, and for good."""
+        if self.max_pacing_rate != PACING_UNLIMITED:
+            self.start_pacing()
+        self.pacing_rate = min(self.pacing_rate, self.max_pacing_rate)
+
+    def start_pacing(self) -> None:
+        if not self.pacing_status:
+            self.pacing_status = PACING_NEEDED
+            self.wstamp = self.last_tx
 
     def on_keepalive_changed(self, now: int) -> None:
         """SO_KEEPALIVE on an open connection takes effect at once (`tcp_set_keepalive`)."""

@@ -21,10 +21,9 @@ from ustack.sock.deadlines import NEVER
 from ustack.tcp.acking import flush_compressed_ack
 from ustack.tcp.cwnd import in_initial_slowstart
 from ustack.tcp.lifecycle import done, fin_time, time_wait, write_err
-from ustack.tcp.output import push_frames
 from ustack.tcp.probe import send_loss_probe, write_wakeup
 from ustack.tcp.recovery import enter_loss, reo_timeout
-from ustack.tcp.retransmit import LOCAL_DROP, retransmit_skb
+from ustack.tcp.retransmit import LOCAL_DROP, retransmit_skb, tsq_write
 from ustack.tcp.skb import Skb
 from ustack.tcp.sock import (
     ACK_SCHED,
@@ -48,6 +47,7 @@ from ustack.tcp.timers import (
     clamp_probe0,
     delack_max,
     in_ticks,
+    pacing_delay,
     probe0_interval,
     rearm_rto,
     reset_xmit_timer,
@@ -71,7 +71,7 @@ def handle_timers(sk: TcpSock, now: int) -> None:
         sk.disarm(T_COMPRESSED_ACK)
     if timers[T_PACING] <= now:
         sk.disarm(T_PACING)
-        push_frames(sk, sk.mss_cache, sk.nonagle, now)
+        tsq_write(sk, now)
     if sk.timers[T_RETRANS] <= now:
         _write_timer(sk, now)
     if sk.timers[T_KEEPALIVE] <= now:
@@ -263,7 +263,8 @@ def _probe_timer(sk: TcpSock, now: int) -> None:
         if sk.rtt.backoff < sk.net.sysctl.tcp_retries2:
             sk.rtt.backoff += 1
         wait = probe0_interval(sk)
-    reset_xmit_timer(sk, PENDING_PROBE0, clamp_probe0(sk, now + wait, now))
+    at = clamp_probe0(sk, now + wait, now) + pacing_delay(sk, now)
+    reset_xmit_timer(sk, PENDING_PROBE0, at)
 
 
 # -- keepalive and FIN_WAIT2 ---------------------------------------------------------------

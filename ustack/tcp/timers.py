@@ -50,6 +50,12 @@ def rto_ns(sk: TcpSock) -> int:
     return sk.rtt.rto_us * 1000
 
 
+def pacing_delay(sk: TcpSock, now: int) -> int:
+    """What was just sent leaves when pacing lets it: so much later its timer starts
+    (`tcp_pacing_delay`)."""
+    return max(sk.wstamp - now, 0) if sk.pacing_status else 0
+
+
 def rearm_rto(sk: TcpSock, now: int) -> None:
     """After progress or a new transmission (`tcp_rearm_rto`).
 
@@ -59,11 +65,11 @@ def rearm_rto(sk: TcpSock, now: int) -> None:
     if not sk.packets_out:
         clear_xmit_timer(sk)
         return
-    at = now + rto_ns(sk)
+    at = now + rto_ns(sk) + pacing_delay(sk, now)
     if sk.pending in (PENDING_REO, PENDING_LOSS_PROBE):
         head = sk.rtx_queue.head()
         if head is not None:
-            at = max(head.tx_time + rto_ns(sk), now + 1)
+            at = max(head.tx_time + rto_ns(sk), now + 1) + pacing_delay(sk, now)
     reset_xmit_timer(sk, PENDING_RETRANS, at)
 
 
@@ -83,8 +89,10 @@ def schedule_loss_probe(sk: TcpSock, advancing_rto: bool, now: int) -> bool:
         timeout = 1_000 * MS
     at = now + timeout
     rto_at = now + sk.rtt.rto_us * 1000 if advancing_rto else _rto_expiry(sk)
+    if now < rto_at < at:
+        at = rto_at
     sk.pending = PENDING_LOSS_PROBE
-    sk.arm(T_RETRANS, rto_at if now < rto_at < at else at)
+    sk.arm(T_RETRANS, at + pacing_delay(sk, now) if sk.pacing_status else at)
     return True
 
 
@@ -124,7 +132,8 @@ def clamp_probe0(sk: TcpSock, at: int, now: int) -> int:
 def check_probe_timer(sk: TcpSock, now: int) -> None:
     """Unsent data and nothing in flight: probe, so that it cannot stand for ever."""
     if not sk.packets_out and sk.pending == PENDING_NONE:
-        reset_xmit_timer(sk, PENDING_PROBE0, now + probe0_base(sk))
+        at = now + probe0_base(sk) + pacing_delay(sk, now)
+        reset_xmit_timer(sk, PENDING_PROBE0, at)
 
 
 def delack_max(sk: TcpSock) -> int:

@@ -23,6 +23,7 @@ from ustack.sock.truesize import TX_OVERHEAD
 from ustack.tcp import txstamp
 from ustack.tcp.congestion.base import EVENT_TX_START
 from ustack.tcp.mss import advertise_mss
+from ustack.tcp.pacing import gap_after
 from ustack.tcp.rcvbuf import select_window
 from ustack.tcp.skb import Skb
 from ustack.tcp.sock import (
@@ -185,7 +186,19 @@ def transmit_skb(sk: TcpSock, skb: Skb, now: int) -> int:
         sk.bytes_sent += skb.len
     if pcount > 1:
         sk.segs_out += pcount - 1
+    if sk.pacing_status:
+        _pace(sk, skb, now)
     return verdict
+
+
+def _pace(sk: TcpSock, skb: Skb, now: int) -> None:
+    """When may the next one go? (rule D-50, `tcp_update_skb_after_send`)"""
+    start = now
+    if sk.wstamp > now:  # a timeout or a probe does not wait
+        start = sk.wstamp
+        skb.tx_time = sk.last_tx = max(skb.tx_time, start)
+    credit = start - sk.wstamp
+    sk.wstamp = start + gap_after(skb.len, sk.pacing_rate, credit, sk.data_segs_out)
 
 
 def _event_data_sent(sk: TcpSock, now: int) -> None:
@@ -228,6 +241,8 @@ def send_ack(sk: TcpSock, now: int) -> None:
     """Acknowledge now (`tcp_send_ack`)."""
     transmit(sk, acceptable_seq(sk), ACK, now)
     sk.net.mib.values["TcpOutSegs"] += 1
+    if sk.pacing_status and sk.wstamp < now:
+        sk.wstamp = now
 
 
 def send_active_reset(sk: TcpSock, now: int) -> None:

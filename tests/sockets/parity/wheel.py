@@ -6,6 +6,7 @@ import re
 
 from ustack.link.fifo import Fifo
 from ustack.sock.deadlines import NEVER, Deadlines
+from ustack.tcp.sock import T_PACING, TcpSock
 
 HZ = 250
 TICK = 1_000_000_000 // HZ
@@ -21,6 +22,10 @@ def jiffies_offset() -> int:
         return 0
     jiffies, at = re.search(r"\bjiffies: (\d+)", text), re.search(r"now at (\d+) nsecs", text)
     return int(jiffies[1]) - int(at[1]) // TICK if jiffies and at else 0
+
+
+def _is_pacing(owner: object, at: int) -> bool:
+    return isinstance(owner, TcpSock) and owner.timers[T_PACING] == at
 
 
 class Wheel:
@@ -54,7 +59,7 @@ class Wheel:
             known = armed.get(id(owner))
             same = known is not None and known[0] == at
             self._armed[id(owner)] = known if same else (at, now)  # type: ignore[assignment]
-            if isinstance(owner, Fifo):  # the kernel's has a timer of its own, an exact one
+            if isinstance(owner, Fifo) or _is_pacing(owner, at):  # hrtimers, exact ones
                 self._armed[id(owner)] = (at, EXACTLY)
 
     def next(self) -> int:
