@@ -77,6 +77,7 @@ class EpollTime:
             os.eventfd_read(self._event)
 
     def close(self) -> None:
+        self._woken = True  # nobody is woken any more: the descriptor may be another's by then
         self._epoll.close()
         self._timer.close()
         os.close(self._event)

@@ -10,6 +10,7 @@ import operator
 import socket
 import struct
 import sys
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, cast, overload
 
 import trio
@@ -160,12 +161,22 @@ class BaseSocket(trio.socket.SocketType):
 
     # -- the shape of a call ---------------------------------------------------------------
 
+    @trio.lowlevel.enable_ki_protection
+    def _ask(self, call: Callable[..., T], *args: object) -> T:
+        """A call into the core: `call(sk, *args, now)`. OSError EBADF once closed."""
+        sk = self._open()
+        try:
+            return call(sk, *args, self._driver.now())
+        finally:
+            self._driver.kick()
+
     def _open(self) -> Sock:
         sk = self._sk
         if sk is None:
             raise error(errno.EBADF)
         return sk
 
+    @trio.lowlevel.enable_ki_protection
     async def _drive(self, op: Op[T]) -> T:
         """Wait for an operation in progress. ClosedResourceError if `close` ends it."""
         blocked = self._blocked
@@ -186,7 +197,8 @@ class BaseSocket(trio.socket.SocketType):
                 return cast(T, outcome[0])
         return result
 
-    def _end_blocked(self, sk: Sock) -> None:
+    @trio.lowlevel.enable_ki_protection
+    def end_blocked(self, sk: Sock) -> None:
         """End the operations in progress, as a cancel would, and wake their tasks."""
         for op in self._blocked:
             self._ended[op] = None
@@ -257,11 +269,7 @@ class BaseSocket(trio.socket.SocketType):
         """Set an option to an int, to bytes, or (None, optlen) to no value of that length."""
         level, optname = buffers.c_int(level), buffers.c_int(optname)
         raw = _option_value(level, value, optlen)
-        sk = self._open()
-        try:
-            self._prot.setsockopt(sk, level, optname, raw, self._driver.now())
-        finally:
-            self._driver.kick()
+        self._ask(self._prot.setsockopt, level, optname, raw)
 
     def ioctl(self, request: int) -> int:
         """The number that ioctl(2) stores for `request`: SIOCINQ, SIOCOUTQ, SIOCOUTQNSD..."""
@@ -280,23 +288,36 @@ class BaseSocket(trio.socket.SocketType):
 
     async def aclose(self) -> None:
         """`close`, then wait as close(2) does with SO_LINGER and a time."""
+        sk = self._sk
         op = self._begin_close()
         if op is not None:
-            await self._drive(op)
+            self._stack.lingering(self, sk)
+            try:
+                await self._drive(op)
+            finally:
+                self._stack.lingering(self, None)
         else:
             await trio.lowlevel.checkpoint()
 
+    @trio.lowlevel.enable_ki_protection
     def _begin_close(self) -> Op[None] | None:
         sk = self._sk
         if sk is None:
             return None
         self._stack.forget(self._fileno)
         self._sk = None
-        self._end_blocked(sk)
+        self.end_blocked(sk)
         try:
             return self._prot.close(sk, self._driver.now())
         finally:
             self._driver.kick()
+
+    def abandon(self) -> None:
+        """Closed, without a word to the core."""
+        sk, self._sk = self._sk, None
+        self._stack.forget(self._fileno)
+        if sk is not None:
+            self.end_blocked(sk)
 
 
 def _option_value(level: int, value: int | Buffer | None, optlen: int | None) -> bytes:

@@ -3,7 +3,9 @@
 A stack lives as long as its `async with` block. Inside, one background task drives it;
 an error in that task is a bug of the stack, cancels the block and comes out of it. At
 the end the sockets that are still open are closed, their FINs delivered if the peers
-answer within `grace`, and the devices removed.
+answer within `grace`, and the devices removed. So it is if the block is cancelled: the
+driver is shielded until the block has ended. Who still waits for a socket then, in a task
+outside of the block, gets ClosedResourceError.
 """
 
 from __future__ import annotations
@@ -189,21 +191,32 @@ async def _running(
 
     Exceptions come out as they were raised, not wrapped by the nursery.
     """
+    drivers = [trio.CancelScope() for _ in hosts]
     try:
         async with trio.open_nursery() as nursery:
-            for _, driver in hosts:
-                await nursery.start(driver.run)
+            for scope, (_, driver) in zip(drivers, hosts, strict=True):
+                await nursery.start(_run, driver, scope)
             stacks = [NetworkStack(core, driver, nursery, resolver) for core, driver in hosts]
             try:
+                for scope in drivers:
+                    scope.shield = True  # not earlier: `start` could not be cancelled
                 yield stacks
             finally:
-                if not nursery.cancel_scope.cancel_called:  # else the driver is no more
+                if not nursery.cancel_scope.cancel_called:  # else a driver has failed
                     await _close(stacks, grace)
-                    nursery.cancel_scope.cancel()
+                for scope in (*drivers, nursery.cancel_scope):
+                    scope.cancel()
+                for stack in stacks:
+                    stack.abandon()
     except BaseExceptionGroup as group:
         if len(group.exceptions) == 1:
             raise group.exceptions[0] from group.exceptions[0].__cause__
         raise
+
+
+async def _run(driver: Driver, scope: trio.CancelScope, task_status: trio.TaskStatus[None]) -> None:
+    with scope:
+        await driver.run(task_status)
 
 
 async def _close(stacks: Sequence[NetworkStack], grace: float) -> None:

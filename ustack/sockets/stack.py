@@ -22,6 +22,7 @@ from ustack.sock.errors import error
 from ustack.sock.sock import Sock
 from ustack.sock.wait import Op
 from ustack.sockets import streams
+from ustack.sockets.base import BaseSocket
 from ustack.sockets.resolver import Resolver
 from ustack.sockets.socket import SocketType
 from ustack.tcp.state import CLOSE_WAIT, CLOSING, ESTABLISHED, FIN_WAIT1, LAST_ACK
@@ -83,6 +84,8 @@ class NetworkStack:
         self._nursery = nursery
         self._sockets: dict[int, SocketType] = {}
         self._next_fileno = FIRST_FILENO
+        self._lingering: dict[BaseSocket, Sock] = {}  # closed by a task that waits for the end
+        self._closed = False
 
     # -- sockets -------------------------------------------------------------------------
 
@@ -95,8 +98,11 @@ class NetworkStack:
         """A new socket: AF_INET or AF_INET6, SOCK_STREAM or SOCK_DGRAM.
 
         SOCK_NONBLOCK may be added to `type`. OSError EAFNOSUPPORT, ESOCKTNOSUPPORT,
-        EPROTONOSUPPORT, EINVAL, EMFILE as socket(2).
+        EPROTONOSUPPORT, EINVAL, EMFILE as socket(2). ClosedResourceError once the stack's block
+        has ended.
         """
+        if self._closed:
+            raise trio.ClosedResourceError("this stack has ended")
         if len(self._sockets) >= self.sansio.sysctl.max_sockets:
             raise error(errno.EMFILE)
         return self.adopt(self.sansio.socket(family, type, proto), proto)
@@ -205,10 +211,28 @@ class NetworkStack:
         """Finish a lingering close that nobody waits for."""
         self._nursery.start_soon(drive, self.driver, op)
 
+    def lingering(self, sock: BaseSocket, sk: Sock | None) -> None:
+        """A task waits for the close of `sock` to end; None: no more."""
+        if sk is not None:
+            self._lingering[sock] = sk
+        else:
+            self._lingering.pop(sock, None)
+
     def close_sockets(self) -> None:
-        """Close all sockets, as their programs would: streams still deliver what they hold."""
+        """Close all sockets, as their programs would: streams still deliver what they hold.
+        There will be no new ones."""
+        self._closed = True
         for sock in list(self._sockets.values()):
             sock.close()
+
+    def abandon(self) -> None:
+        """There is no driver any more: wake everybody who would wait for it, as `close` does.
+        The core is not asked; if there are sockets left, its state is not known."""
+        self._closed = True
+        for sock in list(self._sockets.values()):
+            sock.abandon()
+        for closing, sk in list(self._lingering.items()):
+            closing.end_blocked(sk)
 
     async def wait_closed(self) -> None:
         """Wait until the peers of all closed connections have what was sent, and the FIN."""

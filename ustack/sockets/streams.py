@@ -32,19 +32,13 @@ async def open_tcp_stream(
 
     The next attempt starts when one has failed, or after `delay` seconds. OSError, with
     the failures as its cause, if none succeeds; `socket.gaierror` for an unknown name.
-    ValueError for a host, TypeError for a port, that is none.
+    ValueError for a host, TypeError for a port, that is none. ClosedResourceError if the
+    stack ends.
     """
-    if not isinstance(host, (str, bytes)):
-        raise ValueError(f"host must be str or bytes, not {host!r}")
-    if not isinstance(port, int):
-        raise TypeError(f"port must be int, not {port!r}")
-    if delay is None:
-        delay = HAPPY_EYEBALLS_DELAY
-    targets = await stack.resolver.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    if not targets:
-        raise OSError(f"no address found for {host!r} port {port}")
+    targets = await _targets(stack, host, port)
     won: list[SocketType] = []
     failures: list[OSError] = []
+    closed: list[trio.ClosedResourceError] = []  # the stack has ended
 
     async def attempt(target: Any, failed: trio.Event, race: trio.Nursery) -> None:
         try:
@@ -52,16 +46,21 @@ async def open_tcp_stream(
         except OSError as exc:
             failures.append(exc)
             failed.set()
+        except trio.ClosedResourceError as exc:
+            closed.append(exc)
+            race.cancel_scope.cancel()
         else:
             race.cancel_scope.cancel()
 
     try:
         async with trio.open_nursery() as race:
-            for target in _alternate(targets):
+            for target in targets:
                 failed = trio.Event()
                 race.start_soon(attempt, target, failed, race)
-                with trio.move_on_after(delay):
+                with trio.move_on_after(HAPPY_EYEBALLS_DELAY if delay is None else delay):
                     await failed.wait()
+        if closed:
+            raise closed[0]
         if not won:
             text = f"all attempts to connect to {host!r} port {port} failed"
             cause = failures[0] if len(failures) == 1 else ExceptionGroup(text, failures)
@@ -70,6 +69,18 @@ async def open_tcp_stream(
     finally:
         for loser in won:
             loser.close()
+
+
+async def _targets(stack: NetworkStack, host: str | bytes, port: int) -> list[Any]:
+    """What to try, in order."""
+    if not isinstance(host, (str, bytes)):
+        raise ValueError(f"host must be str or bytes, not {host!r}")
+    if not isinstance(port, int):
+        raise TypeError(f"port must be int, not {port!r}")
+    found = await stack.resolver.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    if not found:
+        raise OSError(f"no address found for {host!r} port {port}")
+    return _alternate(found)
 
 
 async def _connect(stack: NetworkStack, target: Any, local_address: str | None) -> SocketType:
