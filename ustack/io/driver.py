@@ -21,7 +21,8 @@ awake nothing needs to be set: it does so itself before it sleeps.
 
 Invariant: while the driver sleeps, `armed` is not later than the stack's first deadline.
 
-An exception out of the core is a bug: it leaves `run` and brings the nursery down.
+An exception out of the core is a bug: it leaves `run` and brings the nursery down. Control-C
+is none of the core's: trio keeps it for the program's main task while the core is at work.
 """
 
 from __future__ import annotations
@@ -88,6 +89,7 @@ class Driver:
         if fd >= 0:
             self.timebase.watch(fd)
 
+    @trio.lowlevel.enable_ki_protection
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Drive the stack until cancelled."""
         task_status.started()

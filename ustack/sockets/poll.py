@@ -60,6 +60,7 @@ def _socket(sock: object) -> BaseSocket:
     return sock
 
 
+@trio.lowlevel.enable_ki_protection
 async def _scan(entries: Sequence[Polled], timeout: int, stack: NetworkStack | None) -> None:
     """Poll `entries`; `stack` is that of any of them that is not closed."""
     await trio.lowlevel.checkpoint_if_cancelled()
@@ -165,6 +166,7 @@ class Epoll:
     ) -> None:
         self.close()
 
+    @trio.lowlevel.enable_ki_protection
     def close(self) -> None:
         """Forget all sockets. Calls that wait end with ClosedResourceError."""
         core, self._core = self._core, None
@@ -172,17 +174,20 @@ class Epoll:
             core.close()
             self._announce()
 
+    @trio.lowlevel.enable_ki_protection
     def register(self, sock: BaseSocket, eventmask: int = POLLIN | POLLOUT | POLLPRI) -> None:
         """EPOLL_CTL_ADD."""
         core, sk = self._open(), self._target(sock)
         core.add(sk, operator.index(eventmask) & _EVENTS, sock._driver.now())
         self._announce()
 
+    @trio.lowlevel.enable_ki_protection
     def modify(self, sock: BaseSocket, eventmask: int) -> None:
         """EPOLL_CTL_MOD; a socket that EPOLLONESHOT has disabled is enabled again."""
         core, sk = self._open(), self._target(sock)
         core.modify(sk, operator.index(eventmask) & _EVENTS, sock._driver.now())
 
+    @trio.lowlevel.enable_ki_protection
     def unregister(self, sock: BaseSocket) -> None:
         """EPOLL_CTL_DEL."""
         core, sk = self._open(), self._target(sock)
@@ -203,14 +208,23 @@ class Epoll:
             maxevents = _MAX_EVENTS
         await trio.lowlevel.checkpoint_if_cancelled()
         stack = self._stack(core)
-        ready = core.wait(maxevents, 0, stack.driver.now() if stack is not None else 0)
-        assert isinstance(ready, list)  # it was not to wait
+        ready = self._collect(core, maxevents, stack)
         if ready or timeout == 0:
             await _after(stack, bool(ready))
         else:
             ready = await self._sleep(core, maxevents, timeout)
         return [(sk.socket, mask) for sk, mask in ready]  # type: ignore[misc]
 
+    @staticmethod
+    @trio.lowlevel.enable_ki_protection
+    def _collect(
+        core: Eventpoll, maxevents: int, stack: NetworkStack | None
+    ) -> list[tuple[Sock, int]]:
+        ready = core.wait(maxevents, 0, stack.driver.now() if stack is not None else 0)
+        assert isinstance(ready, list)  # it was not to wait
+        return ready
+
+    @trio.lowlevel.enable_ki_protection
     async def _sleep(
         self, core: Eventpoll, maxevents: int, timeout: float | None
     ) -> list[tuple[Sock, int]]:

@@ -24,6 +24,8 @@ Rules, as trio's where trio has one:
 * one deliberate difference: a call with MSG_DONTWAIT, or on a socket made with
   SOCK_NONBLOCK or `setblocking(False)`, raises BlockingIOError at once, as the kernel
   does. trio's own sockets wait there.
+* Control-C never stops the core half-way: what calls it is protected from KeyboardInterrupt,
+  which trio then raises at a checkpoint of the main task.
 * `fileno` is a number from 1 << 30 that no other socket of the stack has had: handed to
   a real system call by mistake, it is EBADF there.
 
@@ -86,19 +88,11 @@ class SocketType(BaseSocket):
         """Bind to `(host, port)` or `(host, port, flowinfo, scope_id)`; port 0 picks one."""
         native = await self._resolve(address, "bind", local=True)
         await trio.lowlevel.checkpoint()
-        sk = self._open()
-        try:
-            self._prot.bind(sk, native, self._driver.now())
-        finally:
-            self._driver.kick()
+        self._ask(self._prot.bind, native)
 
     def listen(self, backlog: int = _DEFAULT_BACKLOG) -> None:
         """Accept connections; at most `backlog` wait for `accept` (bounded by somaxconn)."""
-        sk = self._open()
-        try:
-            self._prot.listen(sk, max(buffers.c_int(backlog), 0), self._driver.now())
-        finally:
-            self._driver.kick()
+        self._ask(self._prot.listen, max(buffers.c_int(backlog), 0))
 
     async def accept(self) -> tuple[SocketType, SockAddr]:
         """The next connection and its peer's address. Several tasks may wait at once."""
@@ -109,13 +103,13 @@ class SocketType(BaseSocket):
         if buffers.c_int(flags) & ~_ACCEPT_FLAGS:
             raise error(errno.EINVAL)
         await trio.lowlevel.checkpoint_if_cancelled()
-        sk = self._sk or await self._closed()
+        if self._sk is None:
+            await self._closed()
         try:
-            result = self._prot.accept(sk, self._driver.now())
+            result = self._ask(self._prot.accept)
         except OSError:
             await self._refused()
             raise
-        self._driver.kick()
         if not isinstance(result, Sock):
             result = await self._drive(result)
         else:
@@ -129,13 +123,13 @@ class SocketType(BaseSocket):
         try:
             native = await self._resolve(address, "connect", local=False)
             await trio.lowlevel.checkpoint_if_cancelled()
-            sk = self._sk or await self._closed()
+            if self._sk is None:
+                await self._closed()
             try:
-                result = self._prot.connect(sk, native, self._driver.now())
+                result = self._ask(self._prot.connect, native)
             except OSError:
                 await self._refused()
                 raise
-            self._driver.kick()
             if result is not None:
                 await self._drive(result)
             else:
@@ -146,19 +140,11 @@ class SocketType(BaseSocket):
 
     def disconnect(self) -> None:
         """Dissolve the association, as connect(2) to AF_UNSPEC."""
-        sk = self._open()
-        try:
-            self._prot.connect(sk, None, self._driver.now())
-        finally:
-            self._driver.kick()
+        self._ask(self._prot.connect, None)
 
     def shutdown(self, flag: int) -> None:
         """SHUT_RD, SHUT_WR or SHUT_RDWR. OSError ENOTCONN when not connected."""
-        sk = self._open()
-        try:
-            self._prot.shutdown(sk, buffers.c_int(flag), self._driver.now())
-        finally:
-            self._driver.kick()
+        self._ask(self._prot.shutdown, buffers.c_int(flag))
         if flag in (socket.SHUT_WR, socket.SHUT_RDWR):
             self._wr_shutdown = True
 
@@ -202,6 +188,7 @@ class SocketType(BaseSocket):
         """Wait until a send would take something, by poll's rule for OUT."""
         await self._wait_for(_WRITABLE)
 
+    @trio.lowlevel.enable_ki_protection
     async def _wait_for(self, mask: int) -> None:
         await trio.lowlevel.checkpoint_if_cancelled()
         sk = self._sk or await self._closed()
@@ -213,6 +200,7 @@ class SocketType(BaseSocket):
 
     # -- receiving -----------------------------------------------------------------------------
 
+    @trio.lowlevel.enable_ki_protection
     async def _receive(self, length: int, flags: int) -> RecvMsg:
         if flags:
             flags = buffers.c_int(flags)
@@ -356,6 +344,7 @@ class SocketType(BaseSocket):
         control, cut = buffers.fit_control(msg.control, room)
         return buffers.join(msg.chunks), control, msg.flags | cut, self._peer(msg)
 
+    @trio.lowlevel.enable_ki_protection
     async def _several(self, op: Op[T]) -> T:
         """Finish an operation on several messages."""
         try:
@@ -457,6 +446,7 @@ class SocketType(BaseSocket):
         self._last_peer = (address, native)
         return native
 
+    @trio.lowlevel.enable_ki_protection
     async def _transmit(
         self,
         data: bytes | memoryview,
