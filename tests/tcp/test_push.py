@@ -5,12 +5,13 @@ from __future__ import annotations
 
 import pytest
 
-from tests.tcp.harness import SOL_TCP, Bench
+from tests.tcp.harness import SOL_SOCKET, SOL_TCP, Bench
 from ustack.sock.sock import MSG_EOR, MSG_MORE, MSG_OOB, SHUT_WR
 from ustack.tcp.pmtu import simple_retransmit
 from ustack.wire.packet import QUEUED, TAKEN
 
 TCP_NODELAY, TCP_MAXSEG, TCP_CORK = 1, 2, 3
+SO_SNDBUF = 7
 
 
 def cork(b: Bench, value: int) -> None:
@@ -426,3 +427,16 @@ def test_a32_a_short_entry_waits_unless_nothing_can_follow_it() -> None:
     b = deferring()
     b.send(5000, MSG_EOR)
     assert sum(b.lens()) == 5000
+
+
+def test_a20_a_fin_gets_the_push_of_a_call_that_shutdown_ends():
+    b = Bench.connected(window=5000)
+    b.setopt(SOL_SOCKET, SO_SNDBUF, 3000)
+    call = b.start_send(5000)
+    b.take()
+    b.run(500)  # the window has fallen: the FIN has to wait
+    b.take()
+    b.shutdown(SHUT_WR)
+    assert call.result == 4380
+    b.inject(ack=4381)
+    assert b.flags()[-1] == "FPA"

@@ -188,9 +188,8 @@ def _send_blocking(
     except OSError:
         if not done:
             raise
-    if sk.state in (ESTABLISHED, CLOSE_WAIT):
-        return _finish(sk, done, flags, stamps, now)
-    return done
+    # what stands at the end, a FIN too, gets PSH
+    return _finish(sk, done, flags, stamps, now)
 
 
 def _push_before_sleeping(sk: TcpSock, flags: int, now: int) -> None:
