@@ -154,6 +154,7 @@ def test_b54_duplicate_acks_are_merged_after_the_third():
     for _ in range(4):
         b.inject("A", data=b"x" * 1460)
     b.sk.rcv_rtt_us, b.sk.quick = 100_000 << 3, 0
+    b.sk.rcv_ssthresh = b.sk.window_clamp  # growing would bring another quick ACK
     b.take()
     base = b.peer_seq
     for i in range(10):
@@ -251,6 +252,21 @@ def test_b62_b64_the_clamp_follows_the_measured_ratio():
     b.inject("A", data=b"x" * 1460)
     assert b.getopt(SOL_TCP, TCP_WINDOW_CLAMP) == 82944
     assert Bench.accepted(ts=True).getopt(SOL_TCP, TCP_WINDOW_CLAMP) == 64088
+
+
+def test_b63_data_out_of_order_counts_only_after_the_window_has_grown():
+    b = Bench.connected(prepare=lambda b: b.setopt(SOL_SOCKET, SO_RCVBUF, 10000), sack=True)
+    b.inject("A", seq=2, data=b"x" * 1448)
+    assert b.sk.rcv_ssthresh == 8760 + 2 * 1460  # free space would be 11060 by now
+
+
+def test_b63_a_fin_out_of_order_that_costs_nothing_lets_the_window_grow():
+    b = Bench.connected(sack=True)
+    b.setopt(SOL_SOCKET, SO_RCVLOWAT, 100000)
+    b.inject("A", seq=2, data=b"x" * 10)
+    before = b.sk.rcv_ssthresh
+    b.inject("FA", seq=12)
+    assert b.sk.rcv_ssthresh - before == 2 * b.sk.advmss
 
 
 def test_b64_window_clamp_values():

@@ -16,6 +16,7 @@ from ustack.sock.wait import (
     POLLRDNORM,
     POLLWRNORM,
 )
+from ustack.tcp.sock import URG_VALID
 
 MSG_OOB, MSG_PEEK, MSG_TRUNC, MSG_WAITALL, MSG_ERRQUEUE = 0x1, 0x2, 0x20, 0x100, 0x2000
 SO_RCVBUF, SO_OOBINLINE, SO_RCVLOWAT, SO_RCVTIMEO, SO_PEEK_OFF, SO_MEMINFO = 8, 10, 18, 20, 42, 55
@@ -292,6 +293,16 @@ def test_b20_announced_but_not_here():
     b2.inject("AU", data=b"g", urg=9)
     b2.inject("RA")
     b2.raises(errno.ENOTCONN, b2.recv, 1, MSG_OOB)
+
+
+def test_b20_behind_the_announced_byte_the_header_is_read():
+    b = Bench.connected()
+    b.inject("AU", data=b"a", urg=2)
+    b.inject("FA")  # the FIN has the number of the urgent byte
+    assert not b.sk.urg_data & URG_VALID
+    b.inject("A")
+    assert b.poll() & POLLPRI
+    assert b.recv(1, MSG_OOB) == b"\0"  # the last byte of that ACK's header
 
 
 def test_b20_length_zero():

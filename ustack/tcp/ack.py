@@ -43,13 +43,14 @@ from ustack.tcp.ackstate import (
 from ustack.tcp.cwnd import cwnd_reduction, is_cwnd_limited_now, slow_start_after_idle_check
 from ustack.tcp.output import sync_mss
 from ustack.tcp.pacing import update_pacing_rate
+from ustack.tcp.predict import fast_path_check
 from ustack.tcp.rate import generate, skb_delivered
 from ustack.tcp.recovery import fastretrans_alert, process_tlp_ack, xmit_recovery
 from ustack.tcp.retransmit import trim_head
 from ustack.tcp.sacktag import highest_sack_seq, remove_reno_sacks, sacktag_write_queue
 from ustack.tcp.segment import Segment
 from ustack.tcp.skb import EVER_RETRANS, LOST, SACKED_ACKED, SACKED_RETRANS, Skb
-from ustack.tcp.sock import MS, PENDING_PROBE0, TcpSock
+from ustack.tcp.sock import MS, PENDING_PROBE0, PREDICTION_OFF, TcpSock
 from ustack.tcp.state import CA_CWR, CA_OPEN, CA_RECOVERY
 from ustack.tcp.timers import (
     clamp_probe0,
@@ -61,7 +62,7 @@ from ustack.tcp.timers import (
     schedule_loss_probe,
 )
 from ustack.tcp.undo import is_before_retransmission
-from ustack.tcp.validate import is_predicted, replace_ts_recent, send_challenge_ack
+from ustack.tcp.validate import replace_ts_recent, send_challenge_ack
 from ustack.wire.tcp import SYN
 
 ACK_OK, ACK_OLD, ACK_REJECTED = 1, 0, -1
@@ -142,8 +143,6 @@ def _account(
 def _old_ack(sk: TcpSock, seg: Segment) -> int:
     """Below snd_una: perhaps reordered, perhaps forged (RFC 5961 section 5.2)."""
     if seg.ack < sk.snd_una - min(sk.max_window, sk.bytes_acked):
-        if sk.tstamp_ok and is_predicted(sk, seg):
-            replace_ts_recent(sk, seg)
         send_challenge_ack(sk, seg.now)
         return ACK_REJECTED
     if seg.options.sacks and sk.sack_ok:
@@ -188,6 +187,8 @@ def ack_update_window(sk: TcpSock, seg: Segment) -> bool:
     sk.snd_wl1 = seg.seq
     if sk.snd_wnd != window:
         sk.snd_wnd = window
+        sk.pred_wnd = PREDICTION_OFF
+        fast_path_check(sk)
         if sk.write_queue and not sk.packets_out:
             slow_start_after_idle_check(sk, seg.now)
         if window > sk.max_window:

@@ -18,9 +18,18 @@ from ustack.tcp.acking import (
     measure_rcv_mss,
 )
 from ustack.tcp.lifecycle import fin
+from ustack.tcp.predict import fast_path_check
 from ustack.tcp.rcvbuf import grow_window, rcvbuf_grow, rmem_schedule
 from ustack.tcp.segment import Segment
-from ustack.tcp.sock import ACK_NOW, ACK_SCHED, MAX_QUICKACKS, URG_NOTYET, URG_VALID, TcpSock
+from ustack.tcp.sock import (
+    ACK_NOW,
+    ACK_SCHED,
+    MAX_QUICKACKS,
+    PREDICTION_OFF,
+    URG_NOTYET,
+    URG_VALID,
+    TcpSock,
+)
 from ustack.tcp.validate import dsack_set
 from ustack.wire.tcp import FIN, URG
 
@@ -73,7 +82,6 @@ def _out_of_window(sk: TcpSock) -> None:
 
 def _queue_in_order(sk: TcpSock, seg: Segment) -> None:
     """`seg` starts at or before rcv_nxt and ends after it."""
-    skb = seg.rx_skb()
     if sk.rmem_alloc > sk.rcvbuf and not rmem_schedule(sk, seg.seq, True):
         sk.rcvq_overflow = True
         sk.ack_pending |= ACK_SCHED | ACK_NOW
@@ -82,9 +90,7 @@ def _queue_in_order(sk: TcpSock, seg: Segment) -> None:
             sk.net.mib.inc("TcpExtTCPRcvQDrop")
             sk.drop("PROTO_MEM")
             return
-    sk.rmem_alloc += sk.receive_queue.append(skb)
-    sk.bytes_received += seg.end_seq - sk.rcv_nxt
-    sk.rcv_nxt = seg.end_seq
+    queue_rcv(sk, seg)
     if seg.len:
         event_data_recv(sk, seg)
     if seg.flags & FIN:
@@ -95,8 +101,16 @@ def _queue_in_order(sk: TcpSock, seg: Segment) -> None:
             sk.ack_pending |= ACK_NOW  # the hole is filled: say so (RFC 5681, 4.2)
     if sk.sacks.eff_sacks:
         sk.sacks.remove(sk.rcv_nxt)
+    if sk.pred_wnd == PREDICTION_OFF:
+        fast_path_check(sk)
     if not sk.dead:
         data_ready(sk)
+
+
+def queue_rcv(sk: TcpSock, seg: Segment) -> None:
+    """Append payload and FIN to the receive queue (`tcp_queue_rcv`)."""
+    sk.rmem_alloc += sk.receive_queue.append(seg.rx_skb())
+    _advance(sk, seg.end_seq)
 
 
 def _advance(sk: TcpSock, end_seq: int) -> None:
@@ -137,10 +151,11 @@ def _queue_out_of_order(sk: TcpSock, seg: Segment) -> None:
         sk.data_ready()
         return
     measure_rcv_mss(sk, seg)
+    sk.pred_wnd = PREDICTION_OFF
     mib.inc("TcpExtTCPOFOQueue")
     sk.rcv_ooopack += seg.segs
     result = sk.ofo_queue.insert(skb)
-    sk.rmem_alloc += result.charge - result.freed
+    sk.rmem_alloc -= result.freed
     if result.merged:
         mib.inc("TcpExtTCPOFOMerge", result.merged)
         sk.drops += result.merged
@@ -149,7 +164,10 @@ def _queue_out_of_order(sk: TcpSock, seg: Segment) -> None:
     if sk.sack_ok:
         _sack(sk, seg)
         if result.accepted:
+            if not seg.len and not result.charge:
+                seg.truesize = 0  # a lone FIN, gone into the entry before it
             grow_window(sk, seg)
+    sk.rmem_alloc += result.charge
     sk.ack_pending |= ACK_SCHED
     if not sk.dead and sk.parent is None:
         rcvbuf_grow(sk, sk.rcvq_space)
@@ -172,7 +190,7 @@ def urg(sk: TcpSock, seg: Segment) -> None:
         _check_urg(sk, seg)
     if sk.urg_data == URG_NOTYET:
         offset = sk.urg_seq - seg.seq
-        if 0 <= offset < seg.len:
+        if -seg.hdr_len <= offset < seg.len:  # the kernel counts from the header, too
             sk.urg_data = URG_VALID | seg.rx.buf[seg.data_off + offset]
             if not sk.dead:
                 sk.data_ready()
@@ -196,6 +214,7 @@ def _check_urg(sk: TcpSock, seg: Segment) -> None:
         _skip_old_urgent_byte(sk)
     sk.urg_data = URG_NOTYET
     sk.urg_seq = ptr
+    sk.pred_wnd = PREDICTION_OFF
 
 
 def _skip_old_urgent_byte(sk: TcpSock) -> None:

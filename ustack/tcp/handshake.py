@@ -40,6 +40,7 @@ from ustack.tcp.lifecycle import disconnect, reset, set_state
 from ustack.tcp.mss import TSTAMP_LEN, advertise_mss, default_mss
 from ustack.tcp.output import sndbuf_expand, sync_mss
 from ustack.tcp.pacing import update_pacing_rate
+from ustack.tcp.predict import fast_path_on
 from ustack.tcp.segment import Segment
 from ustack.tcp.skb import Skb
 from ustack.tcp.sock import (
@@ -48,6 +49,7 @@ from ustack.tcp.sock import (
     MAX_QUICKACKS,
     MS,
     PENDING_RETRANS,
+    PREDICTION_OFF,
     T_DELACK,
     T_KEEPALIVE,
     TCP_DELACK_MAX,
@@ -350,6 +352,7 @@ def _finish_connect(sk: TcpSock, now: int) -> None:
     sk.lsndtime = now
     if sk.keepopen:
         sk.arm(T_KEEPALIVE, now + sk.keepalive_time)
+    sk.pred_wnd = PREDICTION_OFF if sk.snd_wscale else sk.snd_wnd
     sk.state_change()
 
 
@@ -465,6 +468,7 @@ def synack_received(sk: TcpSock, seg: Segment) -> None:
     sk.snd_wl1 = seg.seq
     sk.lsndtime = now
     rcvbuf.initialize_rcv_mss(sk)
+    fast_path_on(sk)
     if sk.keepopen:
         sk.arm(T_KEEPALIVE, now + sk.keepalive_time)
     sk.state_change()

@@ -15,8 +15,8 @@ from __future__ import annotations
 
 from ustack.sock.sock import RCV_SHUTDOWN, SEND_SHUTDOWN
 from ustack.tcp.ack import ACK_REJECTED, tcp_ack
-from ustack.tcp.acking import ack_snd_check
-from ustack.tcp.data import data_queue, urg
+from ustack.tcp.acking import ack_snd_check, event_data_recv
+from ustack.tcp.data import data_queue, data_ready, queue_rcv, urg
 from ustack.tcp.handshake import synack_received, synsent_input
 from ustack.tcp.lifecycle import (
     done,
@@ -28,6 +28,7 @@ from ustack.tcp.lifecycle import (
     time_wait,
 )
 from ustack.tcp.output import check_space, push_pending_frames
+from ustack.tcp.predict import fits_reservation, is_predicted
 from ustack.tcp.rcvbuf import rcv_rtt_measure_ts
 from ustack.tcp.segment import Segment
 from ustack.tcp.sock import TcpSock
@@ -43,7 +44,7 @@ from ustack.tcp.state import (
     TIME_WAIT,
 )
 from ustack.tcp.timewait import TIMEWAIT_LEN
-from ustack.tcp.validate import OK, RESET, is_next, is_predicted, validate_incoming
+from ustack.tcp.validate import OK, RESET, is_next, replace_ts_recent, validate_incoming
 from ustack.wire.tcp import ACK, FIN, RST, SYN, URG
 
 # what `_all_acked` says: process the rest, nothing is left to do, answer with a RST
@@ -63,17 +64,53 @@ def rcv(sk: TcpSock, seg: Segment) -> bool:
 
 
 def _established(sk: TcpSock, seg: Segment) -> bool:
-    if not is_next(sk, seg):
+    if is_next(sk, seg):
+        if seg.window == sk.pred_wnd and is_predicted(sk, seg):
+            if not seg.len:
+                _predicted_ack(sk, seg)
+                return True
+            if fits_reservation(sk, seg):
+                _predicted_data(sk, seg)
+                return True
+    else:
         if not seg.flags & (ACK | RST | SYN):
             sk.drop("TCP_FLAGS")
             return True
         if not _validated(sk, seg):
             return True
-    if tcp_ack(sk, seg) == ACK_REJECTED and not is_predicted(sk, seg):
+    if tcp_ack(sk, seg) == ACK_REJECTED:
         sk.drop("TCP_UNSENT_ACK" if seg.ack > sk.snd_nxt else "TCP_TOO_OLD_ACK")
         return True
     _process_text(sk, seg)
     return True
+
+
+def _predicted_ack(sk: TcpSock, seg: Segment) -> None:
+    """A pure ACK on the fast path. What we owe ourselves is not asked."""
+    if sk.tstamp_ok:
+        replace_ts_recent(sk, seg)
+        sk.rcv_rtt_last_tsecr = seg.options.tsecr
+    tcp_ack(sk, seg)
+    if sk.write_queue or sk.nospace:
+        data_snd_check(sk, seg.now)
+
+
+def _predicted_data(sk: TcpSock, seg: Segment) -> None:
+    """Payload on the fast path: first the queue, then the ACK if it says anything new."""
+    if sk.tstamp_ok:
+        replace_ts_recent(sk, seg)
+        rcv_rtt_measure_ts(sk, seg)
+    queue_rcv(sk, seg)
+    event_data_recv(sk, seg)
+    if seg.ack == sk.snd_una:
+        sk.snd_wl1 = seg.seq
+    else:
+        tcp_ack(sk, seg)
+        if sk.write_queue or sk.nospace:
+            data_snd_check(sk, seg.now)
+    if sk.ack_pending:
+        ack_snd_check(sk, seg.now)
+    data_ready(sk)
 
 
 def _validated(sk: TcpSock, seg: Segment) -> bool:

@@ -18,7 +18,7 @@ from __future__ import annotations
 from ustack.sock.sock import RCVBUF_LOCK, SOCK_MIN_RCVBUF
 from ustack.tcp import window
 from ustack.tcp.segment import Segment
-from ustack.tcp.sock import MS, TcpSock
+from ustack.tcp.sock import MS, PREDICTION_OFF, TcpSock
 
 MIN_GROW_LEN = 128
 MAX_DELTA_MS = 2**31 // 1_000_000 * 1000  # a larger timestamp delta is nonsense
@@ -66,6 +66,7 @@ def select_window(sk: TcpSock) -> int:
         sk.rcvq_overflow = False
         sk.rcv_wnd = 0
         sk.rcv_wup = sk.rcv_nxt
+        sk.pred_wnd = PREDICTION_OFF
         return 0
     win = new_window(sk)
     cur_win = sk.rcv_wup + old - sk.rcv_nxt
@@ -74,6 +75,7 @@ def select_window(sk: TcpSock) -> int:
     sk.rcv_wnd = win  # what is accepted may be more than the field can say
     sk.rcv_wup = sk.rcv_nxt
     if not win:
+        sk.pred_wnd = PREDICTION_OFF
         if old:
             sk.net.mib.inc("TcpExtTCPToZeroWindowAdv")
     elif not old:
@@ -241,6 +243,7 @@ def _prune(sk: TcpSock, seq: int) -> bool:
     if sk.rmem_alloc <= sk.rcvbuf:
         return True
     mib.inc("TcpExtRcvPruned")
+    sk.pred_wnd = PREDICTION_OFF
     return False
 
 

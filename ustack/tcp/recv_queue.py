@@ -111,7 +111,7 @@ class ReceiveQueue:
         """Add the next data; return what to charge: `skb.truesize`, or 0 if the payload
         went into the room of the last entry."""
         queue = self._queue
-        if queue and queue[-1].room and _coalesce(queue[-1], skb):
+        if queue and (queue[-1].room or skb.fin) and _coalesce(queue[-1], skb):
             return 0
         queue.append(skb)
         return skb.truesize
@@ -218,13 +218,17 @@ class OfoQueue:
                 first -= 1
             elif skb.seq < before.end_seq:
                 dsack = (skb.seq, before.end_seq)
-            elif before.room and skb.end_seq < queue[at].end_seq and _coalesce(before, skb):
+            elif (
+                (before.room or skb.fin)
+                and skb.end_seq < queue[at].end_seq
+                and _coalesce(before, skb)
+            ):
                 return OfoInsert(True, 0, False)
         return self._replace(first, skb, dsack)
 
     def _append(self, skb: RxSkb) -> OfoInsert:
         queue = self._list
-        if queue and queue[-1].room and _coalesce(queue[-1], skb):
+        if queue and (queue[-1].room or skb.fin) and _coalesce(queue[-1], skb):
             return OfoInsert(True, 0, True)
         _unpin(skb)
         queue.append(skb)
@@ -348,7 +352,7 @@ def spare_room(ip_len: int, truesize: int) -> int:
 
 def _coalesce(to: RxSkb, skb: RxSkb) -> bool:
     """Copy `skb` into the room of the entry that it follows, if it fits
-    (Linux: `tcp_try_coalesce`)."""
+    (Linux: `tcp_try_coalesce`). A lone FIN always fits."""
     size = len(skb.data)
     if skb.seq != to.end_seq or size > to.room or to.fin:
         return False

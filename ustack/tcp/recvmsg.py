@@ -35,6 +35,7 @@ from ustack.sock.sock import (
 )
 from ustack.sock.wait import Interrupted, Op, Wait
 from ustack.tcp.acking import cleanup_rbuf
+from ustack.tcp.predict import fast_path_check
 from ustack.tcp.rcvbuf import rcv_space_adjust
 from ustack.tcp.sock import URG_VALID, TcpSock
 from ustack.tcp.state import CLOSE, LISTEN, SYN_RECV, SYN_SENT
@@ -193,6 +194,7 @@ def _advance(sk: TcpSock, read: _Read, n: int) -> None:
     sk.copied_seq += n
     if sk.urg_data and sk.copied_seq > sk.urg_seq:
         sk.urg_data = 0
+        fast_path_check(sk)
 
 
 def _finish(sk: TcpSock, read: _Read, now: int) -> RecvMsg:

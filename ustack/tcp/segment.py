@@ -86,11 +86,17 @@ class Segment:
         """The payload as a receive-queue entry, charged as the kernel charges it."""
         rx = self.rx
         ip_len = rx.end - rx.l3
-        truesize = self.truesize = rx.truesize or rx_truesize(ip_len, rx.gso_size)
+        truesize = self.charge()
         room = 0 if rx.gso_size else spare_room(ip_len, truesize)
         fin = self.flags & FIN != 0
         data = memoryview(rx.buf)[self.data_off : rx.end]
         return RxSkb(self.seq, self.end_seq, data, truesize, fin, self.now, room)
+
+    def charge(self) -> int:
+        """What the kernel charges for it (rule 0.3); noted in `truesize`."""
+        rx = self.rx
+        self.truesize = rx.truesize or rx_truesize(rx.end - rx.l3, rx.gso_size)
+        return self.truesize
 
     @property
     def segs(self) -> int:

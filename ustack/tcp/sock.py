@@ -56,6 +56,8 @@ ACK_SCHED, ACK_TIMER, ACK_PUSHED, ACK_PUSHED2, ACK_NOW = 1, 2, 4, 8, 16
 # `nonagle` bits
 NAGLE_OFF, NAGLE_CORK, NAGLE_PUSH = 1, 2, 4
 
+PREDICTION_OFF = -1  # of `pred_wnd`
+
 # `urg_data` bits: a byte announced but not here, or here (low 8 bits hold it)
 URG_NOTYET, URG_VALID = 0x200, 0x100
 
@@ -95,7 +97,7 @@ class TcpSock(Sock):
         "scaling_ratio", "rcv_mss", "last_seg_size", "ts_recent", "ts_recent_stamp", "tsoffset",
         # receive: queues
         "receive_queue", "ofo_queue", "sacks", "urg_data", "urg_seq", "fin_received",
-        "inq_cmsg",
+        "inq_cmsg", "pred_wnd",
         # receive: buffer auto-tuning
         "rcvq_space", "rcvq_seq", "rcvq_time", "rcv_rtt_us", "rcv_rtt_seq", "rcv_rtt_time",
         "rcv_rtt_last_tsecr", "rcvq_overflow",
@@ -224,6 +226,7 @@ class TcpSock(Sock):
         self.scaling_ratio = 128  # payload bytes per 256 charged bytes
         self.rcv_mss = 0
         self.last_seg_size = 0
+        self.pred_wnd = PREDICTION_OFF  # the window field of a predicted segment (`predict`)
         self.ts_recent = 0
         self.ts_recent_stamp = 0  # ns when ts_recent was stored, 0 if never
         self.tsoffset = 0

@@ -18,7 +18,7 @@ from ustack.tcp.sock import MAX_QUICKACKS, MS, TcpSock
 from ustack.tcp.state import CLOSE_WAIT, CLOSING, LAST_ACK, SYN_RECV
 from ustack.tcp.timers import rto_ns
 from ustack.tcp.transmit import send_ack
-from ustack.wire.tcp import ACK, FIN, RST, SYN, URG
+from ustack.wire.tcp import ACK, RST, SYN
 
 PAWS_WINDOW = 1  # ms of backward movement that is forgiven
 
@@ -43,28 +43,12 @@ def is_next(sk: TcpSock, seg: Segment) -> bool:
     return (
         seg.seq == sk.rcv_nxt
         and seg.flags & (ACK | RST | SYN) == ACK
-        and seg.end_seq <= sk.rcv_wup + sk.rcv_wnd
+        and (seg.end_seq <= sk.rcv_wup + sk.rcv_wnd or seg.end_seq == seg.seq)
         and (
             not options.has_ts
             or not sk.tstamp_ok
             or (options.tsval - sk.ts_recent) & 0x80000000 == 0
         )
-    )
-
-
-def is_predicted(sk: TcpSock, seg: Segment) -> bool:
-    """Would the kernel take its fast path? It does not ask there what `tcp_ack` thought of
-    an ACK that is too old (`tcp_rcv_established`, `pred_flags`)."""
-    return (
-        seg.ack <= sk.snd_nxt
-        and is_next(sk, seg)
-        and not seg.flags & (FIN | URG)
-        and seg.window << sk.snd_wscale == sk.snd_wnd
-        and not sk.ofo_queue
-        and not sk.urg_data
-        and not seg.options.sacks
-        and seg.options.has_ts == sk.tstamp_ok
-        and sk.rcv_wnd > 0
     )
 
 
