@@ -15,7 +15,7 @@ A protocol looks into its own table first and comes here with what it does not k
 changes is a method of its socket (`on_sndbuf_changed`, `set_rcvlowat`).
 
 On a dual-stack socket the SOL_IP options are for the IPv4 packets and the SOL_IPV6 ones for
-the IPv6 packets. Those about groups are in `sock.multicast`.
+the IPv6 packets. Those about groups are in `sock.multicast` and `sock.source_filter`.
 
 Limits: names not in the tables are refused, SO_INCOMING_CPU can only be read.
 
@@ -30,7 +30,7 @@ from errno import EDOM, EINVAL, ENODEV, ENOPROTOOPT, ENOTCONN, EOPNOTSUPP, EPERM
 from struct import Struct
 from typing import TypeAlias
 
-from ustack.sock import multicast, notify
+from ustack.sock import multicast, notify, source_filter
 from ustack.sock.deadlines import NEVER
 from ustack.sock.error_queue import purge_errors
 from ustack.sock.errors import error
@@ -522,6 +522,7 @@ _IP: dict[int, Option] = {
     IP_MINTTL: _ranged("minttl", 0, 255),
     IP_LOCAL_PORT_RANGE: (lambda sk, optlen, now: _signed(sk.port_range), _set_port_range),
     **multicast.IP_OPTIONS,
+    **source_filter.IP_OPTIONS,
 }
 
 _IPV6: dict[int, Option] = {
@@ -542,6 +543,7 @@ _IPV6: dict[int, Option] = {
     IPV6_RECVORIGDSTADDR: _flag(F_RECVORIGDSTADDR6),
     IPV6_FREEBIND: _FREEBIND,
     **multicast.IPV6_OPTIONS,
+    **source_filter.IPV6_OPTIONS,
 }
 
 _LEVELS: dict[int, dict[int, Option]] = {SOL_SOCKET: _SOCKET, SOL_IP: _IP, SOL_IPV6: _IPV6}
