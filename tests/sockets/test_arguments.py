@@ -199,3 +199,25 @@ async def test_calls_that_raise_let_others_run() -> None:
                 with trio.testing.assert_checkpoints(), refused:
                     await call()
             nursery.cancel_scope.cancel()
+
+
+async def test_odd_times_and_counts() -> None:
+    async with stacks() as (left, _):
+        sock = left.socket()
+        epoll = ours.Epoll()
+        for odd in ("x", float("nan"), b""):
+            for call in (
+                lambda: ours.poll([(sock, 0)], odd),
+                lambda: ours.select([sock], [], [], odd),
+                lambda: epoll.poll(odd),
+                lambda: sock.recvmmsg(1, 1, 0, 0, odd),
+            ):
+                with pytest.raises((TypeError, ValueError)):
+                    await call()
+        with pytest.raises(TypeError):
+            await epoll.poll(0, 1.0)  # type: ignore[arg-type]
+        with pytest.raises(OSError, match="Invalid argument"):
+            await epoll.poll(0, 0)
+        epoll.register(sock)
+        with pytest.raises(FileExistsError, match="File exists"):
+            epoll.register(sock)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import array
+import copy
 import errno
 import gc
 import inspect
+import pickle
 import socket
 import weakref
 from collections.abc import Iterator
@@ -17,6 +19,7 @@ import trio.testing
 
 from tests.sockets.fakes import CAPACITY, datagram_pair, fake_stack, join, stream_pair
 from ustack.sockets.base import BaseSocket
+from ustack.sockets.poll import Epoll
 from ustack.sockets.socket import SocketType
 
 V4 = ("10.0.0.1", 7)
@@ -622,3 +625,12 @@ async def test_two_stacks_do_not_know_each_other() -> None:
         join(one.socket(), one.socket())
         assert one.statistics().sockets == 3
         assert two.statistics().sockets == 1
+
+
+async def test_a_socket_is_not_copied() -> None:
+    """Two handles for one socket would not know of each other's close."""
+    async with fake_stack() as stack:
+        for owner in (stack.socket(), stack, Epoll()):
+            for call in (copy.copy, copy.deepcopy, pickle.dumps):
+                with pytest.raises(TypeError, match="cannot pickle"):
+                    call(owner)

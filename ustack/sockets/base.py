@@ -124,6 +124,9 @@ class BaseSocket(trio.socket.SocketType):
         except OSError:
             return f"{text}>"
 
+    def __getstate__(self) -> NoReturn:
+        raise TypeError("cannot pickle 'SocketType' object")
+
     def __enter__(self) -> Self:
         return self
 

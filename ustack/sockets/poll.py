@@ -20,7 +20,7 @@ import errno
 import math
 import operator
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, NoReturn, TypeVar
 
 import trio
 
@@ -150,6 +150,9 @@ class Epoll:
         self._core: Eventpoll | None = Eventpoll()
         self._arrival: trio.Event | None = None  # for calls that wait with no socket at all
 
+    def __getstate__(self) -> NoReturn:
+        raise TypeError("cannot pickle 'Epoll' object")
+
     @property
     def closed(self) -> bool:
         return self._core is None
@@ -204,8 +207,8 @@ class Epoll:
         if core is None:
             await trio.lowlevel.checkpoint()
             raise error(errno.EBADF)
-        if maxevents == -1:
-            maxevents = _MAX_EVENTS
+        maxevents = _MAX_EVENTS if maxevents == -1 else operator.index(maxevents)
+        _ns(timeout)  # ValueError, TypeError for what is no time
         await trio.lowlevel.checkpoint_if_cancelled()
         stack = self._stack(core)
         ready = self._collect(core, maxevents, stack)

@@ -11,7 +11,7 @@ import errno
 import socket
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import trio
 
@@ -86,6 +86,9 @@ class NetworkStack:
         self._next_fileno = FIRST_FILENO
         self._lingering: dict[BaseSocket, Sock] = {}  # closed by a task that waits for the end
         self._closed = False
+
+    def __getstate__(self) -> NoReturn:
+        raise TypeError("cannot pickle 'NetworkStack' object")
 
     # -- sockets -------------------------------------------------------------------------
 
