@@ -102,6 +102,11 @@ class Sysctl:
     tcp_invalid_ratelimit: int = 500  # ms
     tcp_challenge_ack_limit: int = 0x7FFFFFFF
     tcp_min_snd_mss: int = 48
+    tcp_mtu_probing: int = 0
+    tcp_base_mss: int = 1024
+    tcp_mtu_probe_floor: int = 48
+    tcp_probe_interval: int = 600
+    tcp_probe_threshold: int = 8
     tcp_rto_min_us: int = 200_000
     tcp_rto_max_ms: int = 120_000
     tcp_min_rtt_wlen: int = 300

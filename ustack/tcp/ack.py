@@ -21,7 +21,7 @@ Sources: RFC 9293 section 3.10.7.4, RFC 5681, Linux `tcp_ack`, `tcp_clean_rtx_qu
 from __future__ import annotations
 
 from ustack.sock.truesize import TX_OVERHEAD
-from ustack.tcp import chrono, rack, txstamp
+from ustack.tcp import chrono, mtu_probe, rack, txstamp
 from ustack.tcp.ackstate import (
     FLAG_ACK_MAYBE_DELAYED,
     FLAG_ACKED,
@@ -356,6 +356,8 @@ def _after_clean(sk: TcpSock, st: AckState, prior_fack: int, rtt_valid: bool) ->
             st.flag |= FLAG_SET_XMIT_TIMER  # the RTO was not meant for this RTT
         return
     st.flag |= FLAG_SET_XMIT_TIMER
+    if sk.mtup is not None and mtu_probe.acked(sk, st.now):
+        sync_mss(sk, sk.pmtu_cookie)
     if not sk.sack_ok:
         remove_reno_sacks(sk, st.pkts_acked)
     elif st.low_acked < prior_fack:

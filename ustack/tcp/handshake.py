@@ -32,7 +32,7 @@ from ustack.sock.errors import error
 from ustack.sock.sock import AF_INET6, BINDPORT_LOCK, F_DONTROUTE
 from ustack.sock.truesize import TX_OVERHEAD
 from ustack.sock.wait import Op, Wait
-from ustack.tcp import rack, rcvbuf
+from ustack.tcp import mtu_probe, rack, rcvbuf
 from ustack.tcp.acking import enter_quickack_mode
 from ustack.tcp.congestion.base import INFINITE_SSTHRESH
 from ustack.tcp.cwnd import set_ca_state
@@ -208,6 +208,7 @@ def connect_init(sk: TcpSock, now: int) -> None:
     sysctl = sk.net.sysctl
     sk.mss_clamp = sk.user_mss or default_mss(sk.dst.version == 6)
     sk.max_window = 0
+    mtu_probe.init(sk, now)
     sync_mss(sk, sk.dst.mtu(now))
     sk.advmss = advertise_mss(sk.dst.mtu(now), sk.dst.version == 6, sk.user_mss, sysctl.min_adv_mss)
     rcvbuf.init_window(sk, sk.advmss, sysctl.tcp_window_scaling)
@@ -478,6 +479,7 @@ def synack_received(sk: TcpSock, seg: Segment) -> None:
 
 def init_transfer(sk: TcpSock, now: int) -> None:
     """What an established connection has (`tcp_init_transfer`)."""
+    mtu_probe.init(sk, now)
     if not sk.wscale_ok:
         sk.rcv_wscale = 0
         sk.window_clamp = min(sk.window_clamp, 65535)

@@ -19,6 +19,7 @@ from ustack.sock.icmp import IcmpError, icmp_err_convert
 from ustack.sock.sock import PMTUDISC_DONT, PMTUDISC_INTERFACE, PMTUDISC_OMIT
 from ustack.tcp.lifecycle import done_with_error
 from ustack.tcp.listen import Request
+from ustack.tcp.mtu_probe import mtu_to_mss
 from ustack.tcp.output import reroute, sync_mss
 from ustack.tcp.pmtu import simple_retransmit
 from ustack.tcp.sock import TcpSock
@@ -90,7 +91,10 @@ def _sock_err(sk: TcpSock, e: IcmpError, errno: int, raw_seq: int) -> None:
 
 
 def _mtu_reduced(sk: TcpSock, e: IcmpError) -> None:
-    """A router could not forward what we sent (rule A-42)."""
+    """A router could not forward what we sent (rule A-42). IPv6 is not told that it could
+    have been longer."""
+    if e.version == 6 and sk.dst is not None and mtu_to_mss(sk, e.info) >= sk.mss_cache:
+        return
     sk.net.update_pmtu(sk.daddr, e.info, e.now)
     if sk.dst is None:
         return

@@ -32,6 +32,7 @@ from ustack.sock.truesize import TX_OVERHEAD
 from ustack.tcp import chrono, mss
 from ustack.tcp.cwnd import cwnd_validate, enter_cwr
 from ustack.tcp.mss import GSO_MAX_SIZE
+from ustack.tcp.mtu_probe import mtu_probe, mtu_to_mss
 from ustack.tcp.pacing import tso_segs
 from ustack.tcp.skb import MAX_PARTS, Skb
 from ustack.tcp.sock import (
@@ -61,16 +62,14 @@ DEFER_NS = 1_000_000  # an ACK is worth waiting for that long
 
 def sync_mss(sk: TcpSock, pmtu: int) -> int:
     """Recompute mss_cache for a path MTU (rule A-40, `tcp_sync_mss`)."""
-    assert sk.dst is not None  # a connection has a route before it has an MSS
-    size = mss.mtu_to_mss(
-        pmtu,
-        20 if sk.dst.version == 4 else 40,
-        sk.mss_clamp,
-        32 if sk.tstamp_ok else 20,
-        min_snd_mss=sk.net.sysctl.tcp_min_snd_mss,
-    )
+    size = mtu_to_mss(sk, pmtu)
     size = mss.bound_to_half_wnd(size, sk.max_window, 32 if sk.tstamp_ok else 20)
     sk.pmtu_cookie = pmtu
+    mtup = sk.mtup
+    if mtup is not None:
+        mtup.search_high = min(mtup.search_high, pmtu)
+        if mtup.enabled:
+            size = min(size, mtu_to_mss(sk, mtup.search_low))
     sk.mss_cache = size
     return size
 
@@ -253,6 +252,8 @@ def write_xmit(sk: TcpSock, mss_now: int, nonagle: int, push_one: int, now: int)
     sent = 0
     cwnd_limited = rwnd_limited = False
     prior_packets = sk.packets_out
+    if sk.mtup is not None and not push_one and (sent := _probe_mtu(sk, mss_now, now)) < 0:
+        return False
     queue = sk.write_queue
     while queue:
         skb = queue[0]
@@ -265,9 +266,6 @@ def write_xmit(sk: TcpSock, mss_now: int, nonagle: int, push_one: int, now: int)
         if skb.len > mss_now or len(queue) > 1:
             quota = _fill(sk, skb, quota, mss_now)
         skb.set_pcount(mss_now)
-        if not snd_wnd_test(sk, skb, mss_now):
-            rwnd_limited = True
-            break
         verdict = _fit(sk, skb, mss_now, quota, nonagle, push_one, now)
         if verdict != FITS:
             cwnd_limited = verdict == SHORT_OF_CWND
@@ -287,6 +285,15 @@ def write_xmit(sk: TcpSock, mss_now: int, nonagle: int, push_one: int, now: int)
     if sent and push_one != PUSH_PROBE:
         _arm_timer(sk, prior_packets, now)
     return _after_xmit(sk, sent, cwnd_limited, rwnd_limited, now)
+
+
+def _probe_mtu(sk: TcpSock, mss_now: int, now: int) -> int:
+    """A probe first, if it is time for one: packets sent, negative if it is to be waited
+    for."""
+    result = mtu_probe(sk, mss_now, now) if sk.write_queue else 0
+    if result > 0:
+        event_new_data_sent(sk, sk.write_queue[0], now)
+    return result
 
 
 def burst_segs(sk: TcpSock, mss_now: int) -> int:
@@ -317,6 +324,8 @@ def _fit(
     sk: TcpSock, skb: Skb, mss_now: int, quota: int, nonagle: int, push_one: int, now: int
 ) -> int:
     """Cut `skb` to what may go; unless it FITS all of it had better wait."""
+    if not snd_wnd_test(sk, skb, mss_now):
+        return SHORT_OF_RWND
     limit = mss_now
     if skb.pcount == 1:
         mode = nonagle if skb is sk.write_queue[-1] else NAGLE_PUSH

@@ -19,7 +19,7 @@ Sources: RFC 6675, RFC 6582, RFC 8985, Linux tcp_input.c; rules D-5, D-14 to D-2
 
 from __future__ import annotations
 
-from ustack.tcp import rack
+from ustack.tcp import mtu_probe, rack
 from ustack.tcp.ackstate import (
     FLAG_DATA_SACKED,
     FLAG_LOST_RETRANS,
@@ -40,6 +40,7 @@ from ustack.tcp.cwnd import (
     set_ca_state,
     try_keep_open,
 )
+from ustack.tcp.pmtu import simple_retransmit
 from ustack.tcp.retransmit import fragment, xmit_retransmit_queue
 from ustack.tcp.sacktag import add_reno_sack
 from ustack.tcp.skb import LOST, SACKED_ACKED
@@ -146,11 +147,13 @@ def _disorder(sk: TcpSock, st: AckState, now: int) -> None:
     if sk.ca_state <= CA_DISORDER:
         try_undo_dsack(sk, st)
     _identify_packet_loss(sk, st, now)
-    if sk.lost_out:
+    if not sk.lost_out:
+        _try_to_open(sk)
+    elif sk.mtup is not None and mtu_probe.lost(sk):
+        simple_retransmit(sk, now)
+    else:
         enter_recovery(sk)
         st.retransmit = True
-    else:
-        _try_to_open(sk)
 
 
 def _try_to_open(sk: TcpSock) -> None:

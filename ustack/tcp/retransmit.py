@@ -13,6 +13,7 @@ Sources: Linux `tcp_retransmit_skb`, `tcp_xmit_retransmit_queue`, `tcp_fragment`
 from __future__ import annotations
 
 from ustack.sock.truesize import TX_OVERHEAD
+from ustack.tcp import mtu_probe
 from ustack.tcp.cwnd import in_cwnd_reduction
 from ustack.tcp.mss import GSO_MAX_SIZE
 from ustack.tcp.output import (
@@ -109,6 +110,7 @@ def resend(sk: TcpSock, skb: Skb, segs: int, now: int) -> int:
     stops here, it is no answer to a loss (`__tcp_retransmit_skb`)."""
     if sk.wmem_alloc and _still_queued(sk, skb):
         return REFUSED
+    mtu_probe.inconclusive(sk)
     if skb.flags & SYN == 0 and skb.seq < sk.snd_una < skb.end_seq:
         trim_head(sk, skb, sk.snd_una - skb.seq)
     mss_now = current_mss(sk, now)

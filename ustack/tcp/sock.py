@@ -62,6 +62,24 @@ PREDICTION_OFF = -1  # of `pred_wnd`
 URG_NOTYET, URG_VALID = 0x200, 0x100
 
 
+class MtuProbe:
+    """What is known of the path MTU by trying (`mtu_probe`). `probe_size` is that of the
+    packet that is being tried, 0 if none is; its data are [seq_start, seq_end)."""
+
+    __slots__ = (
+        "enabled", "probe_size", "probe_timestamp", "search_high", "search_low", "seq_end",
+        "seq_start",
+    )  # fmt: skip
+
+    def __init__(self, search_low: int, search_high: int, now: int) -> None:
+        self.enabled = False
+        self.search_low = search_low
+        self.search_high = search_high
+        self.probe_size = 0
+        self.probe_timestamp = now  # when the range was last opened
+        self.seq_start = self.seq_end = 0
+
+
 class TcpSock(Sock):
     """One TCP endpoint: a connection, an attempt at one, or a listener."""
 
@@ -75,7 +93,8 @@ class TcpSock(Sock):
         # send: queues
         "write_queue", "rtx_queue", "page", "page_used",
         # send: segmentation and modes
-        "mss_cache", "mss_clamp", "user_mss", "advmss", "pmtu_cookie", "gso_segs", "nonagle",
+        "mss_cache", "mss_clamp", "user_mss", "advmss", "pmtu_cookie", "mtup", "gso_segs",
+        "nonagle",
         "notsent_lowat", "snd_wscale", "rcv_wscale", "wscale_ok", "sack_ok", "tstamp_ok",
         # send: flight and recovery
         "packets_out", "sacked_out", "lost_out", "retrans_out", "ca_state", "high_seq",
@@ -172,6 +191,7 @@ class TcpSock(Sock):
         self.mss_clamp = 0xFFFF  # what the peer allows, headers excluded
         self.advmss = 0
         self.pmtu_cookie = 0
+        self.mtup: MtuProbe | None = None  # None: the path MTU is not probed
         self.gso_segs = 0
         self.snd_wscale = self.rcv_wscale = 0
         self.wscale_ok = self.sack_ok = self.tstamp_ok = False

@@ -18,9 +18,11 @@ C-13, D-4, D-5, D-9.
 from __future__ import annotations
 
 from ustack.sock.deadlines import NEVER
+from ustack.tcp import mtu_probe
 from ustack.tcp.acking import flush_compressed_ack
 from ustack.tcp.cwnd import in_initial_slowstart
 from ustack.tcp.lifecycle import done, fin_time, time_wait, write_err
+from ustack.tcp.output import sync_mss
 from ustack.tcp.probe import send_loss_probe, write_wakeup
 from ustack.tcp.recovery import enter_loss, reo_timeout
 from ustack.tcp.retransmit import LOCAL_DROP, retransmit_skb, tsq_write
@@ -219,6 +221,9 @@ def _write_timeout(sk: TcpSock, now: int) -> bool:
         extra = sysctl.tcp_syn_linear_timeouts if sk.state == SYN_SENT else 0
         expired = sk.retransmits >= retry_until + extra
     else:
+        if sysctl.tcp_mtu_probing and retransmits_timed_out(sk, sysctl.tcp_retries1, 0, now):
+            mtu_probe.black_hole(sk, now)
+            sync_mss(sk, sk.pmtu_cookie)
         retry_until = sysctl.tcp_retries2
         if sk.dead:
             alive = sk.rtt.rto_us < sk.rtt.rto_max_us

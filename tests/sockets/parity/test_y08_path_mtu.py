@@ -44,6 +44,21 @@ def test_tcp(t, case):
     mtu_of(t, other)
 
 
+@parity("A-42", "F-11", cases=[1400, 1280, 600])
+def test_no_news(t, case):
+    """The peer's MSS is below what the router says."""
+    s, f = t.connected(mss=500)
+    t.rule("A-42")
+    s.send(2000)
+    seen = t.settle()
+    too_big(t, seen[0], case)
+    t.settle()
+    s.info("pmtu", "snd_mss", "lost")
+    mtu_of(t, s)
+    f.ack()
+    t.settle()
+
+
 @parity("F-11", "A-42", cases=["old", "other-port", "short"])
 def test_tcp_not_believed(t, case):
     """An error must quote what is in flight."""
