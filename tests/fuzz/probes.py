@@ -83,7 +83,7 @@ PROBES = (
     Probe("A-6", "tcp.sendmsg:_push_before_sleeping", "_mark_push(sk)"),
     Probe("A-7", "tcp.sendmsg:_wait_for_space", "now = yield Wait(sk.wait_queue, deadline)"),
     Probe("A-8", "tcp.sendmsg:_would_block", "_push_before_sleeping(sk, flags, now)"),
-    Probe("A-9", "tcp.sendmsg:_check_can_send", "sk.raise_pending()", "sk.err"),
+    Probe("A-9", "tcp.sendmsg:_refuse", "sk.raise_pending()", "sk.err"),
     Probe("A-9", "tcp.sendmsg:_check_can_send", "raise error(EPIPE)"),
     Probe("A-10", "tcp.sendmsg:_refuse", "raise would_block()"),
     Probe("A-10", "tcp.sendmsg:_refuse", "raise error(EPIPE)"),
@@ -232,7 +232,8 @@ PROBES = (
     Probe("B-34", "tcp.rcvbuf:_prune", "_clamp_window(sk)"),
     Probe("B-34", "tcp.rcvbuf:_prune_ofo", "sk.rmem_alloc -= freed"),
     Probe("B-34", "tcp.data:_queue_in_order", "sk.rcvq_overflow = True"),
-    Probe("B-35", "tcp.data:_zero_window_drop", "_out_of_window(sk)"),
+    Probe("B-35", "tcp.validate:_out_of_sequence", "send_dupack(sk, seg)",
+          "seg.len and not sk.cur_win"),
     Probe(
         "B-50", "tcp.acking:cleanup_rbuf", "if pending & ACK_SCHED:",
         "pending & ACK_SCHED and sk.rcv_nxt - sk.rcv_wup > sk.rcv_mss",

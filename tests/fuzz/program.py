@@ -20,7 +20,8 @@ bsend and brecv block, close may; while one of a kind waits, another is not star
 the socket is not closed.
 
 Setup: `v6`, `passive`, what the peer's SYN offers (`mss`, `window`, `wscale`, `sack`, `ts`),
-`rtt` of the handshake, `early` options, `during`: calls while the handshake is under way,
+`rtt` of the handshake, `early`: calls before, most of them options, `during`: calls while it is
+under way,
 `blocking`: connect or accept waits for it, `mtu` of the device, `slow`: a device that takes
 its time.
 
@@ -248,5 +249,5 @@ def draw(count: int, number: int) -> list[Program]:
     drawn = []
     for i in range(count):
         r = Random(f"{number}/{i}")
-        drawn.append(themed(r) if r.random() < 0.55 else anything(r))
+        drawn.append(themed(r) if r.random() < 0.8 else anything(r))
     return sorted(drawn, key=lambda p: -sum(gap for gap, _ in p.steps))

@@ -156,7 +156,7 @@ class Player:
         t, s = self.trial, self.setup
         first = t.socket()
         for op in s["early"]:
-            first.set(*op[1:])
+            self.step(op, first)
         settings = {name: s[name] for name in ("mss", "window", "wscale", "sack", "ts")}
         settings["ts"] &= s["mss"] is not None  # a peer without options has none later
         if s["passive"]:

@@ -87,8 +87,8 @@ def full_buffer(r: Random) -> Theme:
 
 def refused_write(r: Random) -> Theme:
     """A writer waits; then nothing can be written any more."""
-    steps = now(sock(7, r.choice((1, 3000))), *[("send", 5000, 0)] * 4, ("bsend", 20000, 0))
-    steps += later(*[ack(where=("seg", 1))] * r.randint(0, 2))
+    steps = now(sock(7, 1), *[("send", 5000, 0)] * 3, ("bsend", 100000, 0))
+    steps += later(*[ack(where=("seg", 1))] * r.choice((0, 0, 1, 2)))
     steps += later(r.choice((("shutdown", 1), ("shutdown", 2), ("rst", 0), ("fin",), ("rst", 0))))
     steps += now(("poll",), ("send", 1, 0), ("send", 1, 0), get(r))
     return {}, steps
@@ -113,7 +113,8 @@ def held_back(r: Random) -> Theme:
         steps += now(r.choice((tcp(3, 1), tcp(3, 1), tcp(1, 0), ("send", 2000, MORE))))
         steps += [(r.choice((0, 0, GAP)), ("send", small, flags)) for _ in range(r.randint(1, 3))]
         steps.append(r.choice((
-            (0, tcp(3, 0)), (0, tcp(1, 1)), (GAP, ALL), (300, ("poll",)), (0, ("send", 10, 0)),
+            (0, tcp(3, 0)), (0, tcp(1, 1)), (GAP, ALL), (300, ("poll",)), (300, ("poll",)),
+            (0, ("send", 10, 0)),
             (0, ("shutdown", 1)),
         )))  # fmt: skip
     return {"window": 65535}, steps
@@ -145,7 +146,8 @@ def shrunk_window(r: Random) -> Theme:
     """The peer takes back what it has offered, and then asks for an ACK."""
     steps = now(("send", r.choice((3000, 10000, 30000)), 0))
     steps += later(data(10), ("ack", ("seg", 1), r.choice((1, 100, 1460, 2000))))
-    steps += later(*[r.choice((data(10), data(1000), data(10, 500), ("keep", 1), ("syn",)))] * 3)
+    asks: list[Op] = [("data", "top", 0, n, "PA", "old") for n in (10, 1000)]
+    steps += later(*[r.choice((*asks, *asks, data(10, 500), ("keep", 1), ("syn",)))] * 3)
     steps += [(r.choice((GAP, 300, 500)), r.choice((("close",), ALL, ("shutdown", 1))))]
     return {"wscale": r.choice((None, None, 0, 2)), "window": 65535}, steps
 
@@ -192,7 +194,7 @@ def odd_sends(r: Random) -> Theme:
 
 def zerocopy(r: Random) -> Theme:
     """MSG_ZEROCOPY and its notices."""
-    steps = now(sock(60, 1)) if r.random() < 0.8 else []
+    steps = now(sock(60, 1)) if r.random() < 0.85 else []
     for _ in range(r.randint(1, 4)):
         steps += now(("send", r.choice((10, 1000, 5000, 10000)), ZEROCOPY), ("poll",))
         steps += later(r.choice((ALL, ack(where=("seg", 1)))), ("poll",))
@@ -203,11 +205,18 @@ def zerocopy(r: Random) -> Theme:
 def icmp_errors(r: Random) -> Theme:
     """Routers complain: soft errors, who gets them, and smaller paths."""
     steps = now(("set", SOL_IP, 11, ints(1))) if r.random() < 0.3 else []
-    kinds = (*ICMP, "frag 1400", "frag 1000", "frag 600", "frag 500")
+    kinds = (*ICMP, *("frag 1400", "frag 1000", "frag 600", "frag 500") * 2)
     for _ in range(r.randint(1, 4)):
         steps += now(("send", r.choice((100, 3000, 10000)), 0))
         steps += later(("icmp", r.choice(kinds), r.choice((0, 0, 1, 3))))
-        choices = (("get", SOL_SOCKET, 4), ("poll",), ALL, ("recv", 10, ERRQUEUE), ("send", 10, 0))
+        choices = (
+            ("get", SOL_SOCKET, 4),
+            ("get", SOL_SOCKET, 4),
+            ("poll",),
+            ALL,
+            ("recv", 10, ERRQUEUE),
+            ("send", 10, 0),
+        )
         steps += [(r.choice((0, GAP, 300)), r.choice(choices)) for _ in range(2)]
     fixed = {"window": 65535, "during": (("icmp", r.choice(kinds), 0),) if r.random() < 0.1 else ()}
     return fixed, steps
@@ -219,12 +228,13 @@ def icmp_errors(r: Random) -> Theme:
 def connecting(r: Random) -> Theme:
     """Calls on a socket that is not connected yet, or a listener."""
     calls: list[Op] = [
-        ("poll",), ("select",), ("send", 10, 0), ("recv", 10, 0), ("recv", 10, OOB), ("poll",),
+        *[("poll",)] * 3, *[("recv", 10, 0)] * 2, ("select",), ("send", 10, 0), ("recv", 10, OOB),
         ("recv", 10, ERRQUEUE), ("get", SOL_SOCKET, 4), ("get", SOL_TCP, 2), ("sendto", 1, 0),
         ("bsend", 100, 0), tcp(1, 1), tcp(WINDOW_CLAMP, 0), ("shutdown", 3), ("send", 0, 0),
     ]  # fmt: skip
-    during = tuple(r.choice(calls) for _ in range(r.randint(2, 6)))
-    return {"during": during, "blocking": r.random() < 0.3}, []
+    early, during = (tuple(r.choice(calls) for _ in range(n)) for n in (r.randint(1, 4), 6))
+    early = tuple(op for op in early if op[0] != "bsend")
+    return {"early": early, "during": during, "blocking": r.random() < 0.3}, []
 
 
 def deferred(r: Random) -> Theme:
@@ -235,7 +245,7 @@ def deferred(r: Random) -> Theme:
 
 def keepalive(r: Random) -> Theme:
     """The peer falls silent, or answers."""
-    count = r.choice((1, 1, 2))
+    count = r.choice((1, 1, 1, 2))
     steps = now(sock(9, 1), tcp(4, 1), tcp(5, 1), tcp(6, count))
     if r.random() < 0.2:
         steps += now(tcp(USER_TIMEOUT, 1500))
@@ -260,24 +270,35 @@ def user_timeout(r: Random) -> Theme:
 
 def lingering(r: Random) -> Theme:
     """SO_LINGER in all its forms."""
-    value = r.choice((linger(1, 0), linger(1, 1), linger(1, 1), linger(1, 1), b"\1\0\0\0"))
-    steps = now(("set", SOL_SOCKET, 13, value), ("send", r.choice((0, 10, 3000)), 0))
-    steps += later(*[r.choice((ALL, data(10), ("poll",)))])
+    value = r.choice((linger(1, 0), linger(1, 0), linger(1, 1), linger(1, 1), b"\1\0\0\0"))
+    steps = now(("set", SOL_SOCKET, 13, value), ("send", r.choice((0, 10, 10, 3000)), 0))
+    if r.random() < 0.3:
+        steps += later(r.choice((ALL, data(10), ("poll",))))
     steps += now(("close",))
     steps += [(r.choice((GAP, 300, 1100)), r.choice((ALL, ("fin",), data(10), ("rst", 0))))]
     return {}, [*steps, *later(ALL, ("fin",))]
 
 
+def impatient(r: Random) -> Theme:
+    """TCP_LINGER2 below 0: nobody waits for the peer's FIN."""
+    steps = now(tcp(8, -1), ("send", r.choice((0, 10)), 0))
+    if r.random() < 0.5:
+        steps += [*now(("shutdown", 1)), *later(ALL)]
+    steps += [*now(("close",)), *later(ALL, r.choice((data(10), ("fin",), ALL)))]
+    return {"early": (), "window": 65535}, steps
+
+
 def orphan(r: Random) -> Theme:
     """The program is gone, the peer is not."""
-    steps = now(tcp(8, r.choice((-1, 0, 1)))) if r.random() < 0.6 else []
+    steps = now(tcp(8, r.choice((0, 1)))) if r.random() < 0.4 else []
     steps += now(("send", r.choice((0, 10, 3000)), 0))
     steps += later(ALL) if r.random() < 0.5 else []
-    if r.random() < 0.4:
+    if r.random() < 0.5:
         steps += [*now(("shutdown", 1)), *later(ALL)]
     steps += now(("close",))
-    for _ in range(r.randint(1, 4)):
-        steps += later(r.choice((ALL, data(10), ("fin",), data(10, 0, "FPA"), ("keep", 1))))
+    first = r.choice((ALL, ALL, data(10), ("fin",)))
+    rest = (ALL, data(10), ("fin",), data(10, 0, "FPA"), ("keep", 1))
+    steps += later(first, *[r.choice(rest) for _ in range(r.randint(1, 3))])
     return {}, steps
 
 
@@ -299,7 +320,7 @@ def after_reset(r: Random) -> Theme:
     steps = later(data(r.choice((1, 100)))) if r.random() < 0.5 else []
     steps += now(r.choice((("brecv", 100, WAITALL), ("send", 10, 0), ("poll",))))
     steps += later(r.choice((("fin",), ALL)), ("rst", 0))
-    tail = (("poll",), ("select",), ("recv", 10, 0), ("send", 1, 0), ("get", SOL_SOCKET, 4),
+    tail = (("poll",), ("select",), ("recv", 10, 0), ("send", 1, 0), *[("get", SOL_SOCKET, 4)] * 2,
             ("shutdown", 1), ("recv", 10, OOB), ("recv", 0, 0))  # fmt: skip
     return {}, steps + now(*[r.choice(tail) for _ in range(6)])
 
@@ -308,18 +329,26 @@ def after_reset(r: Random) -> Theme:
 
 
 def sleeping_reader(r: Random) -> Theme:
-    """A blocked read against SO_RCVLOWAT, SO_RCVTIMEO, MSG_WAITALL."""
+    """A blocked read against SO_RCVLOWAT, MSG_WAITALL."""
     steps = now(sock(18, r.choice((1, 10, 100, 2000)))) if r.random() < 0.5 else []
-    if r.random() < 0.5:
-        steps += now(("set", SOL_SOCKET, 20, timeval(r.choice((100, 300)))))
     for _ in range(r.randint(1, 3)):
         flags = r.choice((0, WAITALL, WAITALL, PEEK, PEEK | WAITALL, TRUNC, WAITALL | TRUNC))
         steps += now(("brecv", r.choice((0, 1, 10, 200, 3000)), flags))
         steps += later(*[data(r.choice((1, 60, 100, 1000)))] * r.randint(1, 3))
         if r.random() < 0.5:
             steps += now(("recv", r.choice((1, 30, 1000)), r.choice((0, 0, PEEK))))
-        steps += [(r.choice((GAP, GAP, 120, 360)), r.choice((data(10), ("poll",), urgent(r))))]
+        steps += [(r.choice((GAP, GAP, 120)), r.choice((data(10), ("poll",), urgent(r))))]
     return {}, [*steps, *later(r.choice((("fin",), ("rst", 0), ("shutdown", 0), data(3000))))]
+
+
+def time_is_up(r: Random) -> Theme:
+    """SO_RCVTIMEO and SO_SNDTIMEO end what waits."""
+    steps = now(*[("set", SOL_SOCKET, which, timeval(r.choice((100, 300)))) for which in (20, 21)])
+    steps += now(("brecv", r.choice((100, 3000)), r.choice((0, WAITALL, WAITALL | PEEK))))
+    steps += later(data(r.choice((1, 60)))) if r.random() < 0.6 else []
+    if r.random() < 0.5:
+        steps += now(sock(7, 1), ("bsend", 100000, r.choice((0, MORE))))
+    return {}, [*steps, (r.choice((360, 480)), ("poll",)), *later(ALL, data(100))]
 
 
 def peeking(r: Random) -> Theme:
@@ -338,19 +367,20 @@ def peeking(r: Random) -> Theme:
 
 def told_with_data(r: Random) -> Theme:
     """Control messages: TCP_INQ, timestamps."""
-    steps = now(r.choice((tcp(36, 1), sock(29, 1), sock(35, 1))), tcp(36, r.choice((0, 1, 1, 2))))
+    steps = now(r.choice((sock(29, 1), sock(35, 1), tcp(36, 2))), tcp(36, r.choice((0, 1, 1, 1))))
     for _ in range(r.randint(2, 5)):
         steps += later(data(r.choice((10, 1000))))
         flags = r.choice((0, PEEK, TRUNC, OOB))
         steps += now(("recv", r.choice((1, 100, 10000)), flags))
-    return {}, [*steps, *later(("fin",)), *now(("recv", 10, 0), ("recv", 10000, 0))]
+    return {}, [*steps, *later(("fin",)), *now(("recv", 100000, 0), ("recv", 10000, 0))]
 
 
 def urgent_receive(r: Random) -> Theme:
     """Urgent data: the mark, the byte, in line and beside."""
     steps = now(sock(10, 1)) if r.random() < 0.25 else []
     for _ in range(r.randint(1, 4)):
-        steps += later(("urg", r.choice((1, 3, 100)), r.choice((1, 2, 3, 50, 200))))
+        length = r.choice((1, 3, 3, 100))
+        steps += later(("urg", length, r.choice((1, length, (length + 1) // 2, 50, 200))))
         for _ in range(r.randint(1, 5)):
             steps += now(r.choice((
                 ("recv", r.choice((1, 100)), 0), ("recv", 1, OOB), ("recv", 1, OOB | PEEK),
@@ -365,6 +395,9 @@ def out_of_order(r: Random) -> Theme:
     """Holes, overlaps and duplicates, in every combination; in the end the hole is filled."""
     steps: list[Step] = []
     unit = r.choice((10, 100, 1000))
+    if r.random() < 0.5:  # more holes than an ACK tells of
+        places = r.sample(range(1, 8), r.randint(5, 7))
+        steps += [(r.choice((0, GAP)), data(unit, 2 * n * unit, "PA", "edge")) for n in places]
     for _ in range(r.randint(3, 12)):
         place = r.choice((1, 1, 2, 3, 4, 5, 6, 8, 10, 12)) * unit + r.choice((0, 0, 0, unit // 2))
         length = r.choice((1, 1, 2, 3)) * unit // r.choice((1, 1, 2))
@@ -389,20 +422,34 @@ def duplicates(r: Random) -> Theme:
 
 
 def overflow(r: Random) -> Theme:
-    """More comes than fits; the reader makes room bit by bit."""
+    """More comes than fits, or the buffer shrinks; the reader makes room bit by bit."""
     size = r.choice((1, 3000, 5000, 10000, 20000))
     steps: list[Step] = []
-    if r.random() < 0.4:
-        steps += later(*[data(r.choice((100, 1000)), r.choice((1000, 2000, 3000)))] * 3)
+    fixed: dict[str, Any] = {"early": (sock(8, size),), "sack": r.random() < 0.6}
+    if r.random() < 0.5:
+        fixed["early"] = ()
+        steps += later(("blast", r.choice((2, 10)), r.choice((200, 1000))), sock(8, size))
     for _ in range(r.randint(2, 5)):
-        steps += later(("blast", r.choice((5, 10, 20)), r.choice((1, 10, 200, 1000, 1448))))
+        length = r.choice((1, 10, 200, 200, 1000, 1448))
+        steps += later(("blast", r.choice((5, 10, 20)), length))
+        steps += now(data(length)) * r.choice((0, 1))
     steps += later(("keep", r.choice((0, 1))), data(100), data(1000))
     for _ in range(r.randint(2, 8)):
         steps += later(("recv", r.choice((500, 1000, 2000, 5000)), 0))
-    fixed = {"early": (sock(8, size),), "sack": r.random() < 0.6}
-    if r.random() < 0.3:
+    if r.random() < 0.2:
         fixed["early"] = (tcp(WINDOW_CLAMP, r.choice((1000, 5000))),)
     return fixed, steps
+
+
+def pruned(r: Random) -> Theme:
+    """Data out of order in a buffer that becomes too small for it."""
+    places = range(2, r.randint(4, 10))
+    steps = later(*[data(r.choice((100, 200, 1000)), n * 1100, "PA", "edge") for n in places])
+    steps += now(sock(8, r.choice((1, 3000, 5000))))
+    for _ in range(r.randint(2, 6)):
+        steps += later(data(r.choice((10, 100, 1000)), r.choice((0, 0, 1100, 3300)), "PA", "edge"))
+        steps += now(("recv", 1000, 0)) if r.random() < 0.4 else []
+    return {"sack": r.random() < 0.7, "early": ()}, steps
 
 
 def bulk_receive(r: Random) -> Theme:
@@ -411,11 +458,11 @@ def bulk_receive(r: Random) -> Theme:
     length = r.choice((1448, 1448, 1000, 500))
     for _ in range(r.randint(4, 9)):
         steps += later(("blast", r.choice((5, 10, 15, 20)), length))
-        if r.random() < 0.8:
+        if r.random() < 0.9:
             steps += now(("recv", 100000, 0))
-        steps += now(("send", 10, 0)) if r.random() < 0.4 else []
+        steps += now(("send", 10, 0)) if r.random() < 0.6 else []
         steps += later(ALL)
-    return {"mss": 1460, "ts": r.random() < 0.6}, steps
+    return {"mss": 1460, "ts": r.random() < 0.8}, steps
 
 
 def acknowledging(r: Random) -> Theme:
@@ -431,7 +478,7 @@ def acknowledging(r: Random) -> Theme:
         if r.random() < 0.5:
             steps += now(r.choice((
                 ("recv", 100000, 0), ("recv", 500, 0), ("send", 10, 0),
-                tcp(QUICKACK, r.choice((0, 1, 1, 2))),
+                tcp(QUICKACK, r.choice((0, 1, 1, 2))), tcp(QUICKACK, 1),
             )))  # fmt: skip
     return {}, steps
 
@@ -439,6 +486,8 @@ def acknowledging(r: Random) -> Theme:
 def thresholds(r: Random) -> Theme:
     """Buffers and marks that change while data is there."""
     steps: list[Step] = later(("blast", r.choice((2, 5, 10)), r.choice((500, 1448))))
+    if r.random() < 0.5:
+        steps += now(sock(8, r.choice((3000, 40000))), sock(18, r.choice((100000, -1))))
     for _ in range(r.randint(3, 7)):
         key = r.choice([*((SOL_SOCKET, name) for name in (7, 8, 18)), (SOL_TCP, WINDOW_CLAMP)])
         steps += now(option(r, [key]), r.choice((("poll",), ("recv", 500, 0), get(r))))
@@ -452,7 +501,12 @@ def thresholds(r: Random) -> Theme:
 def huge_mtu(r: Random) -> Theme:
     """The MTU of a loopback: half a window is a segment."""
     steps = [*now(("send", r.choice((1000, 30000, 60000)), 0)), *later(ALL)]
-    return {"mtu": 65535, "mss": r.choice((65495, 30000)), "window": 65483, "v6": False}, steps
+    return {
+        "mtu": 65535,
+        "mss": r.choice((65495, 65495, 65495, 30000)),
+        "window": 65483,
+        "v6": False,
+    }, steps
 
 
 def slow_device(r: Random) -> Theme:
@@ -467,21 +521,31 @@ def slow_device(r: Random) -> Theme:
 
 
 THEMES: tuple[tuple[float, Callable[[Random], Theme]], ...] = (
-    (2, full_buffer), (1, refused_write), (1, low_water), (2, held_back), (1.5, bulk_send),
-    (1.5, closed_window), (1, shrunk_window), (1, losses), (0.7, partial_acks), (1, urgent_send),
-    (1, odd_sends), (1, zerocopy), (1.5, icmp_errors), (1.2, connecting), (0.7, deferred),
-    (0.8, keepalive), (1, user_timeout), (1.5, lingering), (1.5, orphan), (1.5, closing),
-    (1, after_reset), (1.5, sleeping_reader), (1.2, peeking), (1, told_with_data),
-    (1.2, urgent_receive), (2, out_of_order), (1, duplicates), (2, overflow), (1.5, bulk_receive),
-    (1.5, acknowledging), (1, thresholds), (0.7, huge_mtu), (1.2, slow_device),
+    (2, full_buffer), (2, refused_write), (1.4, low_water), (3.5, held_back), (1.5, bulk_send),
+    (1.5, closed_window), (2, shrunk_window), (1, losses), (0.7, partial_acks),
+    (1, urgent_send), (2, odd_sends), (2, zerocopy), (3, icmp_errors), (4, connecting),
+    (0.7, deferred), (2, keepalive), (2, user_timeout), (5, lingering), (3.5, impatient),
+    (2.5, orphan), (1.5, closing), (2, after_reset), (1.5, sleeping_reader), (1.6, time_is_up),
+    (2.3, peeking), (2, told_with_data), (3, urgent_receive), (2, out_of_order), (1, duplicates),
+    (2, overflow), (1.5, pruned), (2, bulk_receive), (2.4, acknowledging), (1.5, thresholds),
+    (1.8, huge_mtu), (2.2, slow_device),
 )  # fmt: skip
 
 
+_LAST = (refused_write, user_timeout, keepalive, lingering, impatient, orphan, closing, after_reset)
+
+
 def themed(r: Random) -> Program:
-    """A program with one of the themes, mixed with a little of everything."""
+    """A program with a theme or two, mixed with a little of everything."""
     weights = [weight for weight, _ in THEMES]
-    fixed, steps = r.choices([theme for _, theme in THEMES], weights)[0](r)
-    steps = list(steps)
+    chosen = r.choices([theme for _, theme in THEMES], weights, k=r.choice((1, 2)))
+    fixed: dict[str, Any] = {}
+    steps: list[Step] = []
+    for theme in sorted(chosen, key=_LAST.__contains__):
+        asks, own = theme(r)
+        early = (*fixed.get("early", ()), *asks.get("early", ()))
+        fixed = asks | fixed | ({"early": early} if early else {})
+        steps += own
     for _ in range(r.choice((0, 0, 1, 2, 4))):
         extra = r.choice((call, peer))(r)
         steps.insert(r.randint(0, len(steps)), (r.choice((0, GAP)), extra))
