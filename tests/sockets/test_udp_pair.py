@@ -10,6 +10,7 @@ import trio
 import trio.testing
 
 from tests.sockets.pair import FAMILIES, RIGHT, addresses, refused, some_bytes, stacks
+from ustack.sockets.resolver import Resolver
 
 DGRAM = socket.SOCK_DGRAM
 
@@ -28,6 +29,54 @@ async def test_echo(family: int) -> None:
             assert peer[0] == addresses(family)[0]
             assert await server.sendto(got, peer) == size
             assert await client.recvfrom(70000) == (data, server.getsockname())
+
+
+async def test_a_sender_is_not_written_as_the_program_wrote_it() -> None:
+    """recvfrom says where a datagram came from in full, whatever was given to sendto."""
+    async with stacks() as (left, _):
+        for family, host, full in (
+            (socket.AF_INET, "localhost", ("127.0.0.1", 9)),
+            (socket.AF_INET, "127.1", ("127.0.0.1", 9)),
+            (socket.AF_INET6, "::1", ("::1", 9, 0, 0)),
+            (socket.AF_INET6, "0::0:1", ("::1", 9, 0, 0)),
+        ):
+            with left.socket(family, DGRAM) as sock:
+                await sock.bind(("", 9))
+                given = (host, 9)
+                for _ in range(2):
+                    await sock.sendto(b"x", given)
+                    assert await sock.recvfrom(9) == (b"x", full)
+
+
+class Changing(Resolver):
+    """A name that means something else each time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.answers = ["127.0.0.1", "127.0.0.2"]
+
+    async def getaddrinfo(self, host, port, family=0, type=0, proto=0, flags=0):
+        address = self.answers.pop(0)
+        return await super().getaddrinfo(address, port, family, type, proto, flags)
+
+
+async def test_a_name_is_looked_up_for_every_datagram() -> None:
+    async with stacks() as (left, _):
+        left.resolver = Changing()
+        host = bytearray(b"127.0.0.1")
+        with left.socket(type=DGRAM) as sock, left.socket(type=DGRAM) as one:
+            await one.bind(("127.0.0.2", 9))
+            await sock.bind(("127.0.0.1", 9))
+            given = ("changing", 9)
+            for receiver in (sock, one):
+                await sock.sendto(b"x", given)
+                assert await receiver.recv(9, socket.MSG_DONTWAIT) == b"x"
+            mutable = (host, 9)
+            await sock.sendto(b"y", mutable)
+            host[-1:] = b"2"
+            await sock.sendto(b"z", mutable)
+            assert await sock.recv(9, socket.MSG_DONTWAIT) == b"y"
+            assert await one.recv(9, socket.MSG_DONTWAIT) == b"z"
 
 
 @FAMILIES

@@ -11,12 +11,15 @@ from __future__ import annotations
 
 import operator
 import socket
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from ustack.sock.addr import normalize, present
 
 SockAddr: TypeAlias = tuple[str, int] | tuple[str, int, int, int]
 Native: TypeAlias = tuple[bytes, int]
+# What calls return: a pair, four, or None on a stream. As in typeshed and trio, a program that
+# takes it apart need not prove which.
+RetAddress: TypeAlias = Any
 
 AF_INET, AF_INET6 = socket.AF_INET, socket.AF_INET6
 

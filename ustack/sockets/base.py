@@ -21,7 +21,7 @@ from ustack.sock.sock import Sock
 from ustack.sock.wait import POLLFREE, Interrupted, Op
 from ustack.sockets import address as addresses
 from ustack.sockets import buffers
-from ustack.sockets.address import Native, SockAddr
+from ustack.sockets.address import Native, RetAddress
 from ustack.tcp.sock import TcpSock
 from ustack.tcp.state import CLOSE, SYN_SENT
 
@@ -50,6 +50,7 @@ class BaseSocket(trio.socket.SocketType):
         "_family",
         "_fileno",
         "_last_peer",
+        "_last_to",
         "_prot",
         "_proto",
         "_receiving",
@@ -75,8 +76,10 @@ class BaseSocket(trio.socket.SocketType):
         self._sending = False
         self._blocked: list[Op[Any]] = []  # what our tasks are waiting for
         self._ended: dict[Op[Any], tuple[Any] | None] = {}  # ended by `close`: their results
-        # the peer address last seen, in both forms: a server answers whom it heard
-        self._last_peer: tuple[object, Native] = (None, (b"", 0))
+        # addresses in both forms, the sender last heard and the destination last given: a server
+        # answers whom it heard, a client asks the same server again
+        self._last_peer: tuple[RetAddress, Native] = (None, (b"", 0))
+        self._last_to: tuple[object, Native] = (None, (b"", 0))
         sk.socket = self
 
     # -- what it is ----------------------------------------------------------------------
@@ -147,11 +150,11 @@ class BaseSocket(trio.socket.SocketType):
         if operator.index(inheritable):
             raise error(errno.EOPNOTSUPP)
 
-    def dup(self) -> BaseSocket:
+    def dup(self) -> NoReturn:
         """Not supported: OSError EOPNOTSUPP. There is no descriptor to share."""
         raise error(errno.EOPNOTSUPP)
 
-    def detach(self) -> int:
+    def detach(self) -> NoReturn:
         """Not supported: OSError EOPNOTSUPP. There is no descriptor to give away."""
         raise error(errno.EOPNOTSUPP)
 
@@ -230,12 +233,12 @@ class BaseSocket(trio.socket.SocketType):
 
     # -- names, options, the end --------------------------------------------------------------
 
-    def getsockname(self) -> SockAddr:
+    def getsockname(self) -> RetAddress:
         sk = self._open()
         port = sk.sport or (sk.last_port if isinstance(sk, TcpSock) else 0)
         return addresses.to_python(self._family, (sk.rcv_saddr or sk.saddr, port))
 
-    def getpeername(self) -> SockAddr:
+    def getpeername(self) -> RetAddress:
         """The peer's address. OSError ENOTCONN when there is none."""
         sk = self._open()
         if not sk.dport or (isinstance(sk, TcpSock) and sk.state in (CLOSE, SYN_SENT)):

@@ -51,7 +51,7 @@ from ustack.sock.sock import MSG_ERRQUEUE, RecvMsg, Sock
 from ustack.sock.wait import POLLERR, POLLHUP, POLLIN, POLLOUT, Op, Wait
 from ustack.sockets import address as addresses
 from ustack.sockets import buffers
-from ustack.sockets.address import Native, SockAddr
+from ustack.sockets.address import Native, RetAddress
 from ustack.sockets.base import BaseSocket
 
 if TYPE_CHECKING:
@@ -94,11 +94,11 @@ class SocketType(BaseSocket):
         """Accept connections; at most `backlog` wait for `accept` (bounded by somaxconn)."""
         self._ask(self._prot.listen, max(buffers.c_int(backlog), 0))
 
-    async def accept(self) -> tuple[SocketType, SockAddr]:
+    async def accept(self) -> tuple[SocketType, RetAddress]:
         """The next connection and its peer's address. Several tasks may wait at once."""
         return await self.accept4()
 
-    async def accept4(self, flags: int = 0) -> tuple[SocketType, SockAddr]:
+    async def accept4(self, flags: int = 0) -> tuple[SocketType, RetAddress]:
         """`accept`, with SOCK_NONBLOCK or SOCK_CLOEXEC for the new socket. EINVAL else."""
         if buffers.c_int(flags) & ~_ACCEPT_FLAGS:
             raise error(errno.EINVAL)
@@ -237,7 +237,7 @@ class SocketType(BaseSocket):
         self._open()
         return empty
 
-    def _peer(self, msg: RecvMsg) -> SockAddr | None:
+    def _peer(self, msg: RecvMsg) -> RetAddress:
         """Where `msg` came from; None on a stream."""
         native = msg.addr
         if native is None:
@@ -246,7 +246,7 @@ class SocketType(BaseSocket):
         if native != last or known is None:
             known = addresses.to_python(self._family, native)
             self._last_peer = (known, native)
-        return known  # type: ignore[return-value]
+        return known
 
     async def recv(self, buflen: int, flags: int = 0, /) -> bytes:
         """At most `buflen` bytes; b"" at the end of the stream."""
@@ -265,14 +265,14 @@ class SocketType(BaseSocket):
         buffers.scatter(msg.chunks, (view,))
         return msg.len
 
-    async def recvfrom(self, bufsize: int, flags: int = 0, /) -> tuple[bytes, SockAddr | None]:
+    async def recvfrom(self, bufsize: int, flags: int = 0, /) -> tuple[bytes, RetAddress]:
         """The bytes and the sender's address (None on a stream)."""
         msg = await self._receive(_length(bufsize, "recvfrom"), flags)
         return buffers.join(msg.chunks), self._peer(msg)
 
     async def recvfrom_into(
         self, buffer: Buffer, nbytes: int = 0, flags: int = 0
-    ) -> tuple[int, SockAddr | None]:
+    ) -> tuple[int, RetAddress]:
         """As `recv_into`, with the sender's address (None on a stream)."""
         view = buffers.writable(buffer, operator.index(nbytes), "recvfrom_into")
         msg = await self._receive(len(view), flags)
@@ -281,7 +281,7 @@ class SocketType(BaseSocket):
 
     async def recvmsg(
         self, bufsize: int, ancbufsize: int = 0, flags: int = 0, /
-    ) -> tuple[bytes, AncData, int, SockAddr | None]:
+    ) -> tuple[bytes, AncData, int, RetAddress]:
         """(data, ancillary data, message flags, sender's address)."""
         room = buffers.room(ancbufsize)
         if flags != 0:
@@ -290,7 +290,7 @@ class SocketType(BaseSocket):
 
     async def recvmsg_into(
         self, buffers_: Iterable[Buffer], ancbufsize: int = 0, flags: int = 0, /
-    ) -> tuple[int, AncData, int, SockAddr | None]:
+    ) -> tuple[int, AncData, int, RetAddress]:
         """As `recvmsg`, into the buffers, each filled before the next."""
         room = buffers.room(ancbufsize)
         if flags != 0:
@@ -311,7 +311,7 @@ class SocketType(BaseSocket):
         flags: int = 0,
         timeout: float | None = None,
         /,
-    ) -> list[tuple[bytes, AncData, int, SockAddr | None]]:
+    ) -> list[tuple[bytes, AncData, int, RetAddress]]:
         """Up to `vlen` messages, each as `recvmsg` returns it (recvmmsg(2)).
 
         MSG_WAITFORONE waits for the first only. `timeout`, in seconds, is looked at after
@@ -340,7 +340,7 @@ class SocketType(BaseSocket):
                 self._receiving = False
         return [self._message(msg, room) for msg in found]
 
-    def _message(self, msg: RecvMsg, room: int) -> tuple[bytes, AncData, int, SockAddr | None]:
+    def _message(self, msg: RecvMsg, room: int) -> tuple[bytes, AncData, int, RetAddress]:
         control, cut = buffers.fit_control(msg.control, room)
         return buffers.join(msg.chunks), control, msg.flags | cut, self._peer(msg)
 
@@ -442,9 +442,15 @@ class SocketType(BaseSocket):
         known, native = self._last_peer
         if address is known and known is not None:
             return native
-        native = await self._resolve(address, call, local=False)
-        self._last_peer = (address, native)
-        return native
+        known, native = self._last_to
+        if address is known and known is not None:
+            return native
+        numeric = addresses.parse_numeric(self._family, address, call)
+        if numeric is None:
+            return await self._resolve(address, call, local=False)  # anew each time
+        if isinstance(address, tuple) and type(address[0]) is str:  # nothing that can change
+            self._last_to = (address, numeric)
+        return numeric
 
     @trio.lowlevel.enable_ki_protection
     async def _transmit(
