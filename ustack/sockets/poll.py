@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from typing import Self
 
     from ustack.sock.sock import Sock
+    from ustack.sockets.socket import SocketType
     from ustack.sockets.stack import NetworkStack
 
 S = TypeVar("S", bound=BaseSocket)
@@ -198,7 +199,7 @@ class Epoll:
 
     async def poll(
         self, timeout: float | None = None, maxevents: int = -1
-    ) -> list[tuple[BaseSocket, int]]:
+    ) -> list[tuple[SocketType, int]]:
         """epoll_wait(2): `(socket, mask)` of at most `maxevents` (-1: 1023) ready sockets.
 
         Several tasks may wait at once: each event is for one of them.
