@@ -65,6 +65,7 @@ _READABLE = POLLIN | POLLERR | POLLHUP
 _WRITABLE = POLLOUT | POLLERR | POLLHUP
 _ACCEPT_FLAGS = socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
 _DEFAULT_BACKLOG = min(socket.SOMAXCONN, 128)
+_SSIZE_MAX = sys.maxsize
 
 
 def _until_ready(sk: Sock, mask: int, now: int) -> Op[None]:
@@ -492,9 +493,11 @@ class SocketType(BaseSocket):
 
 def _length(value: int, call: str, complaint: str = "negative buffersize") -> int:
     """`value` as a length: TypeError, ValueError, OverflowError as in `socket`."""
-    number = value if type(value) is int else operator.index(value)
+    if type(value) is int and 0 <= value <= _SSIZE_MAX:
+        return value
+    number = operator.index(value)
     if number < 0:
         raise ValueError(f"{complaint} in {call}")
-    if number > sys.maxsize:
+    if number > _SSIZE_MAX:
         raise OverflowError("Python int too large to convert to C ssize_t")
     return number
