@@ -98,8 +98,8 @@ def test_c12_a_failed_attempt_is_told_once_and_can_be_repeated():
     b.raises(errno.ECONNREFUSED, b.sk.prot.connect, (PEER4, PEER_PORT), b.now)
     assert b.sk.sport == PORT  # the user has chosen it
     b.raises(errno.EINPROGRESS, b.sk.prot.connect, (PEER4, PEER_PORT), b.now)
-    b.take()
-    b.inject("RA", seq=0, ack=1)
+    syn = b.take()[-1]
+    b.inject("RA", seq=0, ack=syn.seq + 1)
     assert b.getopt(SOL_SOCKET, SO_ERROR) == errno.ECONNREFUSED
     b.raises(errno.ECONNABORTED, b.sk.prot.connect, (PEER4, PEER_PORT), b.now)
     b.raises(errno.EINPROGRESS, b.sk.prot.connect, (PEER4, PEER_PORT), b.now)
@@ -338,9 +338,10 @@ def test_c18_disconnect_makes_the_socket_new_but_keeps_what_the_user_set():
     assert b.getopt(SOL_TCP, TCP_WINDOW_CLAMP) == 0
     b.peer_seq = 1
     b.start_connect()
-    b.expect("S", seq=0, win=18980)
-    b.inject("SA", seq=0, ack=1, options=b.peer_syn_options())
-    b.inject("PA", data=b"again")
+    gap = 8 + 65535 + 2
+    b.expect("S", seq=gap, win=18980)
+    b.inject("SA", seq=0, ack=gap + 1, options=b.peer_syn_options())
+    b.inject("PA", ack=gap + 1, data=b"again")
     assert b.recv() == b"again"
 
 

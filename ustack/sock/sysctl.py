@@ -75,6 +75,7 @@ class Sysctl:
     tcp_max_tw_buckets: int = 131072
     tcp_max_orphans: int = 131072
     tcp_tw_reuse: int = 2
+    tcp_tw_reuse_delay: int = 1000  # ms
     tcp_abort_on_overflow: bool = False
     tcp_rfc1337: bool = False
     tcp_stdurg: bool = False

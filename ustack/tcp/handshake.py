@@ -70,7 +70,9 @@ from ustack.tcp.state import (
     SYN_SENT,
 )
 from ustack.tcp.timers import clear_xmit_timer, reset_xmit_timer, rto_ns
+from ustack.tcp.timewait import TimeWait
 from ustack.tcp.transmit import send_ack, transmit_skb
+from ustack.wire.seq import MASK
 from ustack.wire.tcp import ACK, RST, SYN
 
 if TYPE_CHECKING:
@@ -151,23 +153,16 @@ def _start(sk: TcpSock, addr: tuple[bytes, int], now: int) -> None:
     saddr = sk.saddr or dst.saddr
     if len(saddr) != len(daddr):
         raise error(EINVAL)
-    was_bound = bool(sk.sport)
     had_saddr = sk.saddr
     sk.dst, sk.saddr, sk.daddr, sk.dport = dst, saddr, daddr, dport
     sk.rcv_saddr = sk.rcv_saddr or saddr
-    host = sk.host
     try:
-        if was_bound:
-            if host.is_taken(sk, sk.sport):
-                raise error(EADDRNOTAVAIL)
-        else:
-            host.ports.connect_port(sk, lambda port: not host.is_taken(sk, port))
+        _take_pair(sk, now)
     except OSError:
         sk.saddr, sk.daddr, sk.dport, sk.dst = had_saddr, b"", 0, None
         if not had_saddr:
             sk.rcv_saddr = b""
         raise
-    host.hash(sk)
     sk.err = 0
     sk.sock_state = SS_CONNECTING
     set_state(sk, SYN_SENT)
@@ -175,10 +170,25 @@ def _start(sk: TcpSock, addr: tuple[bytes, int], now: int) -> None:
     _send_syn(sk, now)
 
 
+def _take_pair(sk: TcpSock, now: int) -> None:
+    """Get the 4-tuple, with a port for `sk` if it has none; EADDRNOTAVAIL if it cannot be
+    had (`inet_hash_connect`)."""
+    host = sk.host
+    if not sk.sport:
+        host.ports.connect_port(sk, lambda port: not host.is_taken(sk, port, True, now))
+    elif host.is_taken(sk, sk.sport, False, now):
+        raise error(EADDRNOTAVAIL)
+    old = host.established.get(host.key_of(sk, sk.sport))
+    if isinstance(old, TimeWait):
+        old.hand_over(sk)
+    host.hash(sk)
+
+
 def _send_syn(sk: TcpSock, now: int) -> None:
     """Fresh sequence numbers and windows, then the SYN (`tcp_connect`)."""
     host = sk.host
-    reset_sequences(sk, host.next_isn(sk, now))
+    # what a pair in TIME_WAIT, or a connection before on this socket, has left behind
+    reset_sequences(sk, sk.write_seq & MASK or host.next_isn(sk, now))
     sk.tsoffset = host.ts_offset(sk)
     connect_init(sk, now)
     skb = Skb(sk.write_seq, SYN)
@@ -211,7 +221,9 @@ def connect_init(sk: TcpSock, now: int) -> None:
     mtu_probe.init(sk, now)
     sync_mss(sk, sk.dst.mtu(now))
     sk.advmss = advertise_mss(sk.dst.mtu(now), sk.dst.version == 6, sk.user_mss, sysctl.min_adv_mss)
-    rcvbuf.init_window(sk, sk.advmss, sysctl.tcp_window_scaling)
+    with_ts = sk.ts_recent_stamp and sysctl.tcp_timestamps  # of the pair in TIME_WAIT before
+    segment = sk.advmss - TSTAMP_LEN if with_ts else sk.advmss
+    rcvbuf.init_window(sk, segment, sysctl.tcp_window_scaling)
     sk.snd_wnd = 0
     sk.rcv_nxt = sk.rcv_wup = sk.copied_seq = 0
     sk.retransmits = 0

@@ -31,7 +31,7 @@ from ustack.tcp.proto import TcpProto
 from ustack.tcp.retransmit import tsq_write
 from ustack.tcp.segment import Segment
 from ustack.tcp.sock import TcpSock
-from ustack.tcp.timewait import TW_ACK, TW_RST, TW_SYN, TimeWait
+from ustack.tcp.timewait import ISN_STEP, TW_ACK, TW_RST, TW_SYN, TimeWait
 from ustack.wire.checksum import verify
 from ustack.wire.packet import IPPROTO_TCP, RxPacket
 from ustack.wire.seq import MASK
@@ -39,8 +39,6 @@ from ustack.wire.tcp import ACK, RST, SYN, build, parse_options
 
 if TYPE_CHECKING:
     Owner: TypeAlias = TcpSock | Request | TimeWait
-
-_TW_ISN_STEP = 65535 + 2  # a reopened pair continues beyond what the old one could have sent
 
 
 class TcpHost:
@@ -108,9 +106,12 @@ class TcpHost:
     def key_of(sk: TcpSock, sport: int) -> bytes:
         return sk.daddr + sk.saddr + (sk.dport << 16 | sport).to_bytes(4, "big")
 
-    def is_taken(self, sk: TcpSock, port: int) -> bool:
-        """Would `sk` at local `port` collide with another connection? (C-50)"""
-        return self.key_of(sk, port) in self.established
+    def is_taken(self, sk: TcpSock, port: int, port_chosen: bool, now: int) -> bool:
+        """Would `sk` at local `port` collide with another connection? (rules C-34, C-50)"""
+        owner = self.established.get(self.key_of(sk, port))
+        if isinstance(owner, TimeWait):
+            return not owner.may_be_reused(now, port_chosen)
+        return owner is not None
 
     def hash(self, sk: TcpSock) -> None:
         """Make a connection findable."""
@@ -247,7 +248,7 @@ class TcpHost:
             if listener is not None:
                 tw.kill()
                 self.net.mib.inc("TcpExtTWRecycled")
-                listen_input(listener, seg, key, (tw.snd_nxt + _TW_ISN_STEP) & MASK or 1)
+                listen_input(listener, seg, key, (tw.snd_nxt + ISN_STEP) & MASK or 1)
                 return
             verdict = TW_ACK
         if verdict == TW_ACK:

@@ -16,6 +16,8 @@ from ustack.sock.deadlines import NEVER
 from ustack.tcp.paws import paws_reject, ts_diff
 from ustack.tcp.segment import Segment
 from ustack.tcp.state import FIN_WAIT2, TIME_WAIT
+from ustack.wire.addr import is_loopback
+from ustack.wire.seq import MASK
 from ustack.wire.tcp import ACK, FIN, RST, SYN, build, data_options
 
 if TYPE_CHECKING:
@@ -25,6 +27,9 @@ if TYPE_CHECKING:
 MS = 1_000_000
 SEC = 1_000_000_000
 TIMEWAIT_LEN = 60 * SEC
+ISN_STEP = 65535 + 2  # a reopened pair continues beyond what the old one could have sent
+_LOOPBACK_ONLY = 2
+_LOOPBACK_IFINDEX = 1
 
 # what `process` says
 TW_SUCCESS, TW_RST, TW_ACK, TW_SYN = 0, 1, 2, 3
@@ -34,9 +39,9 @@ class TimeWait:
     """One 4-tuple in TIME_WAIT, or in FIN_WAIT2 without an owner."""
 
     __slots__ = (
-        "bindtodevice", "csum_base", "daddr", "deadline", "dport", "family", "heap_at", "host",
-        "key", "last_oow_ack_time", "rcv_nxt", "rcv_saddr", "rcv_wnd", "rcv_wscale", "reuse",
-        "reuseport", "saddr", "snd_nxt", "sport", "state", "substate", "tos", "ts_recent",
+        "bindtodevice", "csum_base", "daddr", "deadline", "dport", "entered", "family", "heap_at",
+        "host", "key", "last_oow_ack_time", "rcv_nxt", "rcv_saddr", "rcv_wnd", "rcv_wscale",
+        "reuse", "reuseport", "saddr", "snd_nxt", "sport", "state", "substate", "tos", "ts_recent",
         "ts_recent_stamp", "tsoffset", "tstamp_ok", "v6only",
     )  # fmt: skip
 
@@ -48,6 +53,7 @@ class TimeWait:
         self.family = sk.family
         self.state = TIME_WAIT
         self.substate = substate
+        self.entered = now
         self.saddr, self.daddr = sk.saddr, sk.daddr
         self.rcv_saddr = sk.rcv_saddr
         self.sport, self.dport = sk.sport, sk.dport
@@ -85,6 +91,35 @@ class TimeWait:
         self.deadline = NEVER
         self.host.net.deadlines.forget(self)
         self.host.remove_timewait(self)
+
+    # -- reuse -----------------------------------------------------------------------
+
+    def may_be_reused(self, now: int, port_chosen: bool) -> bool:
+        """May a connect take this pair over? Its timestamps keep old segments out. A program
+        that has bound the port knows what it does; where the host has chosen it
+        (`port_chosen`) the settings are asked (rule C-34, `tcp_twsk_unique`)."""
+        if not self.ts_recent_stamp:
+            return False
+        if not port_chosen:
+            return True
+        sysctl = self.host.net.sysctl
+        if not sysctl.tcp_tw_reuse or self.substate == FIN_WAIT2:
+            return False
+        if sysctl.tcp_tw_reuse == _LOOPBACK_ONLY and not self._on_loopback():
+            return False
+        return now - self.entered > sysctl.tcp_tw_reuse_delay * MS
+
+    def _on_loopback(self) -> bool:
+        if any(is_loopback(addr) for addr in (self.daddr, self.rcv_saddr)):
+            return True
+        return self.bindtodevice == _LOOPBACK_IFINDEX
+
+    def hand_over(self, sk: TcpSock) -> None:
+        """A new connection goes on where this one ended."""
+        sk.write_seq = (self.snd_nxt + ISN_STEP) & MASK or 1
+        sk.ts_recent, sk.ts_recent_stamp = self.ts_recent, self.ts_recent_stamp
+        self.kill()
+        self.host.net.mib.inc("TcpExtTWRecycled")
 
     # -- input -----------------------------------------------------------------------
 
@@ -143,6 +178,7 @@ class TimeWait:
         if not seg.flags & FIN or seg.end_seq != self.rcv_nxt + 1:
             return TW_RST
         self.substate = TIME_WAIT
+        self.entered = seg.now
         self.rcv_nxt = seg.end_seq
         self._note_timestamp(seg)
         self.schedule(TIMEWAIT_LEN, seg.now)

@@ -152,3 +152,129 @@ def test_binding_beside_time_wait(t, case):
     other.bind(t.local_text, PORT)
     other.bind("", PORT)
     other.listen(1)
+
+
+REUSE = {
+    "default": {}, "never": {"tcp_tw_reuse": 0}, "always": {"tcp_tw_reuse": 1},
+    "soon": {"tcp_tw_reuse": 1, "tcp_tw_reuse_delay": 100},
+    "no-ts": {"tcp_tw_reuse": 1, "tcp_tw_reuse_delay": 100},
+    "refreshed": {"tcp_tw_reuse": 1, "tcp_tw_reuse_delay": 300},
+    "fin-wait2": {"tcp_tw_reuse": 1, "tcp_tw_reuse_delay": 100},
+    "became-time-wait": {"tcp_tw_reuse": 1, "tcp_tw_reuse_delay": 300},
+    "kept-open": {"tcp_tw_reuse": 1, "tcp_tw_reuse_delay": 300},
+    "bound": {"tcp_tw_reuse": 0}, "bound-no-ts": {"tcp_tw_reuse": 0},
+    "bound-fin-wait2": {"tcp_tw_reuse": 0},
+}  # fmt: skip
+
+
+def fresh(t, case):
+    s = t.socket()
+    if "bound" in case:
+        s.set(SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        s.bind("", 7001)
+    return s
+
+
+def enter_for_reuse(t, f, case):
+    """A connection from its opening to TIME_WAIT, or to FIN_WAIT2."""
+    s = fresh(t, case)
+    s.connect()
+    t.settle()
+    f.syn_ack()
+    t.settle()
+    s.send(1000)
+    t.settle()
+    f.ack()
+    t.run(400 if case == "kept-open" else 4)
+    s.close()
+    t.settle()
+    f.ack(1002)
+    t.settle()
+    if "fin-wait2" not in case:
+        if case == "became-time-wait":
+            t.run(400)
+        f.send("FA", ack=1002)
+        t.settle()
+
+
+def isn_step(t, f, before):
+    """How far the new connection's first number is from the old one's."""
+    t.event("call", "the new ISN", f"+{(f.iss - before) % 2**32}")
+
+
+@parity("C-34", "C-14", cases=REUSE, per_case=REUSE, ip_local_port_range=(33333, 33333))
+def test_connect_to_a_pair_in_time_wait(t, case):
+    t.rule("C-34")
+
+    f = t.flow(ts="no-ts" not in case)
+    enter_for_reuse(t, f, case)
+    before = f.iss
+    for wait in (30, 200, 200, 700):
+        if case == "refreshed":
+            f.send("FA", seq=1, ack=1002)
+        t.run(wait)
+        s = fresh(t, case)
+        went = s.connect()
+        t.settle()
+        if went == "EINPROGRESS":
+            break
+        s.close()
+    isn_step(t, f, before)
+    if f.iss != before:
+        f.syn_ack()
+        t.settle()
+        s.send(10)
+        t.settle()
+        s.info("state", "options")
+
+
+@parity("C-34", "C-18", cases=["disconnected", "refused", "elsewhere"])
+def test_isn_of_the_next_connection(t, case):
+    """A socket that connects again goes on behind its last connection."""
+    t.rule("C-18")
+    s = t.socket()
+    f = t.flow(window=5000)
+    s.connect()
+    t.settle()
+    if case == "refused":
+        f.send("RA", seq=0, ack=1)
+        t.settle()
+        s.connect()
+    else:
+        f.syn_ack()
+        t.settle()
+        s.send(100)
+        t.settle()
+        s.disconnect()
+        t.settle()
+    g = t.flow(40077, window=5000)
+    s.connect(40077)
+    t.settle()
+    isn_step(t, g, f.iss)
+
+
+@parity(
+    "C-34",
+    cases=["default", "never", "always"],
+    ip_local_port_range=(33333, 33334),
+    per_case={"default": {}, "never": {"tcp_tw_reuse": 0}, "always": {"tcp_tw_reuse": 1}},
+)
+def test_on_loopback(t, case):
+    """Both ends are here: by default only such pairs are taken over."""
+    t.rule("C-34")
+    host = "::1" if t.v6 else "127.0.0.1"
+    listener = t.socket()
+    listener.bind(host, PORT)
+    listener.listen(8)
+    for wait in (30, 1200, 30):
+        s = t.socket()
+        s.connect(PORT, host)
+        t.settle()
+        s.poll()
+        child = listener.accept()
+        s.close()
+        t.settle()
+        if not isinstance(child, str):
+            child.recv(10)
+            child.close()
+        t.run(wait)
