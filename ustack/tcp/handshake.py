@@ -438,8 +438,7 @@ _INHERITED = (
     "tclass", "hop_limit", "pmtudisc6", "tsflags",
     "reuse", "reuseport", "rcvtimeo", "sndtimeo", "recverr", "v6only", "max_pacing_rate",
     "syn_retries", "scaling_ratio", "timestamp", "inq_cmsg", "peek_off", "inet_flags", "minttl",
-    "pacing_rate", "pacing_status",
-    "freebind", "pingpong",
+    "freebind", "pingpong", "pacing_rate", "pacing_status", "thin_lto", "delack_max",
 )  # fmt: skip
 
 
@@ -447,6 +446,7 @@ def _inherit(sk: TcpSock, parent: TcpSock) -> None:
     for name in _INHERITED:
         setattr(sk, name, getattr(parent, name))
     sk.userlocks &= ~BINDPORT_LOCK
+    sk.set_rto_bounds(parent.rto_min_us, parent.rto_max_us)
     if parent.notify is not None:
         notify.of(sk)
     if parent.ca_name != sk.ca_name:
@@ -504,10 +504,10 @@ def init_transfer(sk: TcpSock, now: int) -> None:
     sk.snd_cwnd_stamp = now
     sk.prior_ssthresh = 0  # no duplicate report brings back what was before
     cc.init(now)
-    rcvbuf.init_buffer_space(sk, now)
-    sndbuf_expand(sk, initial=True)
     if cc.needs_pacing:
         sk.start_pacing()
+    rcvbuf.init_buffer_space(sk, now)
+    sndbuf_expand(sk, initial=True)
     sysctl = sk.net.sysctl
     sk.pacing_rate = update_pacing_rate(
         cc.snd_cwnd,

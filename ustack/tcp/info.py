@@ -12,6 +12,7 @@ from ustack.tcp import chrono
 from ustack.tcp.rtt import NO_RTT
 from ustack.tcp.sock import MS, TcpSock
 from ustack.tcp.state import LISTEN
+from ustack.tcp.timers import delack_max
 
 _INFO = Struct("=8B24I4Q6I4Q2I2Q6I2HI")
 
@@ -53,7 +54,7 @@ def _words(sk: TcpSock, now: int) -> tuple[int, ...]:
     listening = sk.state == LISTEN and queue is not None
     return (
         sk.rtt.rto_us,
-        sk.ato // 1000,
+        min(sk.ato, delack_max(sk)) // 1000,
         sk.mss_cache,
         sk.rcv_mss,
         len(queue) if listening and queue is not None else sk.packets_out,

@@ -35,7 +35,7 @@ from ustack.tcp.lifecycle import set_state
 from ustack.tcp.mss import TSTAMP_LEN, advertise_mss, default_mss
 from ustack.tcp.paws import paws_reject, ts_between
 from ustack.tcp.segment import Segment
-from ustack.tcp.sock import MS, SEC, TcpSock
+from ustack.tcp.sock import MS, SEC, TCP_RTO_MAX, TcpSock
 from ustack.tcp.state import CLOSE, LISTEN, SS_CONNECTED, SS_UNCONNECTED, SYN_RECV
 from ustack.wire.packet import IPPROTO_TCP
 from ustack.wire.tcp import ACK, FIN, RST, SYN, build, data_options, syn_options
@@ -282,8 +282,7 @@ class Request:
 
     def _timeout(self) -> int:
         """The wait before the next SYN-ACK (`tcp_reqsk_timeout`)."""
-        limit = self.host.net.sysctl.tcp_rto_max_ms * MS
-        return int(min(SYNACK_TIMEOUT << min(self.num_timeout, 30), limit))
+        return min(SYNACK_TIMEOUT << min(self.num_timeout, 30), TCP_RTO_MAX)
 
     # -- input ----------------------------------------------------------------------------------
 

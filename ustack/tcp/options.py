@@ -27,19 +27,25 @@ from ustack.tcp.sock import (
     NAGLE_PUSH,
     SEC,
     T_KEEPALIVE,
+    TCP_DELACK_MAX,
+    TCP_RTO_MIN,
     TcpSock,
 )
 from ustack.tcp.state import CLOSE, CLOSE_WAIT, ESTABLISHED, LISTEN, SYN_SENT
 from ustack.tcp.timeouts import keepalive_elapsed
+from ustack.tcp.timers import in_ticks
 
 TCP_NODELAY, TCP_MAXSEG, TCP_CORK, TCP_KEEPIDLE, TCP_KEEPINTVL, TCP_KEEPCNT = 1, 2, 3, 4, 5, 6
 TCP_SYNCNT, TCP_LINGER2, TCP_DEFER_ACCEPT, TCP_WINDOW_CLAMP, TCP_INFO = 7, 8, 9, 10, 11
 TCP_QUICKACK, TCP_CONGESTION, TCP_USER_TIMEOUT, TCP_NOTSENT_LOWAT, TCP_INQ = 12, 13, 18, 25, 36
+TCP_THIN_LINEAR_TIMEOUTS, TCP_THIN_DUPACK = 16, 17
+TCP_RTO_MAX_MS, TCP_RTO_MIN_US, TCP_DELACK_MAX_US = 44, 45, 46
 _REPAIR = (19, 20, 21, 22)  # TCP_REPAIR and its relatives need a privilege nobody has here
 
 _CA_NAME_MAX = 16
 _LINGER2_MAX = 120
 _RTO_MAX_S = 120
+_TIMEOUT_MIN_US = 4001  # more than one of the kernel's ticks
 
 Getter: TypeAlias = Callable[[TcpSock, int], int]
 Setter: TypeAlias = Callable[[TcpSock, int, int], None]
@@ -170,6 +176,31 @@ def _set_inq(sk: TcpSock, value: int, now: int) -> None:
     sk.inq_cmsg = bool(value)
 
 
+def _set_thin_lto(sk: TcpSock, value: int, now: int) -> None:
+    _check(value, 0, 1)
+    sk.thin_lto = bool(value)
+
+
+def _set_thin_dupack(sk: TcpSock, value: int, now: int) -> None:
+    """Checked and forgotten: early retransmission has taken its place."""
+    _check(value, 0, 1)
+
+
+def _set_rto_max(sk: TcpSock, value: int, now: int) -> None:
+    _check(value, 1000, _RTO_MAX_S * 1000)
+    sk.set_rto_bounds(sk.rto_min_us, in_ticks(sk, value * 1000))
+
+
+def _set_rto_min(sk: TcpSock, value: int, now: int) -> None:
+    _check(value, _TIMEOUT_MIN_US, TCP_RTO_MIN // 1000)
+    sk.set_rto_bounds(in_ticks(sk, value), sk.rto_max_us)
+
+
+def _set_delack_max(sk: TcpSock, value: int, now: int) -> None:
+    _check(value, _TIMEOUT_MIN_US, TCP_DELACK_MAX // 1000)
+    sk.delack_max = in_ticks(sk, value) * 1000
+
+
 def _check(value: int, low: int, high: int) -> None:
     if not low <= value <= high:
         raise error(EINVAL)
@@ -193,6 +224,11 @@ _OPTIONS: dict[int, tuple[Getter, Setter]] = {
         _set_notsent_lowat,
     ),
     TCP_INQ: (lambda sk, now: int(sk.inq_cmsg), _set_inq),
+    TCP_THIN_LINEAR_TIMEOUTS: (lambda sk, now: int(sk.thin_lto), _set_thin_lto),
+    TCP_THIN_DUPACK: (lambda sk, now: 0, _set_thin_dupack),
+    TCP_RTO_MAX_MS: (lambda sk, now: sk.rto_max_us // 1000, _set_rto_max),
+    TCP_RTO_MIN_US: (lambda sk, now: sk.rto_min_us, _set_rto_min),
+    TCP_DELACK_MAX_US: (lambda sk, now: sk.delack_max // 1000, _set_delack_max),
 }
 
 

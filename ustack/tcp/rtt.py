@@ -96,7 +96,8 @@ class RttEstimator:
 
     def set_rto(self) -> None:
         """Compute the RTO from the estimate, forgetting any back-off in it."""
-        self.rto_us = (self.srtt_us >> 3) + self.rttvar_us if self.srtt_us else self.rto_init_us
+        rto = (self.srtt_us >> 3) + self.rttvar_us if self.srtt_us else self.rto_init_us
+        self.rto_us = max(rto, self.rto_min_us)
         self.bound()
 
     def bound(self) -> None:

@@ -42,6 +42,8 @@ TCP_INIT_CWND = 10
 MSS_DEFAULT = 536
 TCP_ATO_MIN = 40 * MS
 TCP_DELACK_MAX = 200 * MS
+# where Linux has these, no option or sysctl changes them
+TCP_RTO_MIN, TCP_RTO_MAX = 200 * MS, 120 * SEC
 MAX_QUICKACKS = 16
 
 # `timers` slots. RETRANS is shared, its meaning is `pending` (rule D-4).
@@ -111,6 +113,7 @@ class TcpSock(Sock):
         # timers
         "timers", "pending", "probes_out", "probes_tstamp", "syn_retries", "user_timeout",
         "keepalive_time", "keepalive_intvl", "keepalive_probes", "linger2", "rcv_tstamp",
+        "thin_lto", "rto_min_us", "rto_max_us", "delack_max",
         # receive: sequence space and window
         "irs", "rcv_nxt", "copied_seq", "rcv_wup", "rcv_wnd", "rcv_ssthresh", "window_clamp",
         "scaling_ratio", "rcv_mss", "last_seg_size", "ts_recent", "ts_recent_stamp", "tsoffset",
@@ -160,6 +163,11 @@ class TcpSock(Sock):
         self.linger2 = 0  # ns; -1: no FIN_WAIT2 lingering
         self.defer_accept = 0  # SYN-ACK timeouts to wait for data
         self.inq_cmsg: bool = False
+        self.pacing_status: int = PACING_NONE
+        self.thin_lto: bool = False
+        self.rto_min_us: int = sysctl.tcp_rto_min_us
+        self.rto_max_us: int = sysctl.tcp_rto_max_ms * 1000
+        self.delack_max: int = TCP_DELACK_MAX
         self.ca_name = sysctl.tcp_congestion_control
         self.accept_queue: AcceptQueue | None = None
         self.parent: TcpSock | None = None
@@ -179,7 +187,6 @@ class TcpSock(Sock):
 
     def _init_send(self) -> None:
         self.iss = self.snd_una = self.snd_nxt = self.write_seq = 0
-        self.pacing_status: int = PACING_NONE
         self.snd_wnd = self.snd_wl1 = self.max_window = 0
         self.pushed_seq = self.snd_sml = self.snd_up = 0
         self.write_queue: deque[Skb] = deque()
@@ -219,7 +226,7 @@ class TcpSock(Sock):
         self.reo_wnd_persist = 0
         self.dsack_seen = False
         self.last_delivered = 0
-        self.rtt = RttEstimator(sysctl.tcp_rto_min_us, sysctl.tcp_rto_max_ms * 1000)
+        self.rtt = RttEstimator(self.rto_min_us, self.rto_max_us)
         self.min_rtt = MinRttFilter()
         self.cc: CongestionControl = self.host.new_congestion_control(self.ca_name)
         self.max_packets_out = 0
@@ -341,6 +348,11 @@ class TcpSock(Sock):
     def on_sndbuf_changed(self, now: int) -> None:
         """SO_SNDBUF was set: there may be room now."""
         self.write_space()
+
+    def set_rto_bounds(self, rto_min_us: int, rto_max_us: int) -> None:
+        """TCP_RTO_MIN_US, TCP_RTO_MAX_MS. The RTO itself changes with the next sample."""
+        self.rto_min_us = self.rtt.rto_min_us = rto_min_us
+        self.rto_max_us = self.rtt.rto_max_us = rto_max_us
 
     def on_max_pacing_rate_changed(self) -> None:
         """SO_MAX_PACING_RATE was set: bursts keep to it from now on, and for good."""

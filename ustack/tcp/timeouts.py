@@ -42,6 +42,7 @@ from ustack.tcp.sock import (
     T_PACING,
     T_RETRANS,
     TCP_ATO_MIN,
+    TCP_RTO_MIN,
     TcpSock,
 )
 from ustack.tcp.state import CLOSE, ESTABLISHED, FIN_WAIT2, LISTEN, SYN_RECV, SYN_SENT
@@ -150,7 +151,7 @@ def _backoff_and_rearm(sk: TcpSock, now: int) -> None:
     """Wait twice as long for the next one, except for the first SYNs and thin streams."""
     sysctl = sk.net.sysctl
     if (
-        sysctl.tcp_thin_linear_timeouts
+        (sk.thin_lto or sysctl.tcp_thin_linear_timeouts)
         and sk.state == ESTABLISHED
         and sk.packets_out < 4
         and not in_initial_slowstart(sk)
@@ -176,7 +177,7 @@ def _window_probe_timed_out(sk: TcpSock, head: Skb, now: int) -> bool:
     """The window is closed and data is in flight: how long may the peer be silent?
     (`tcp_rtx_probe0_timed_out`)"""
     trying = now - (sk.retrans_stamp or head.tx_time)
-    timeout = 2 * sk.net.sysctl.tcp_rto_max_ms * MS
+    timeout = 2 * sk.rto_max_us * 1000
     if sk.user_timeout:
         if trying > sk.user_timeout:
             return True
@@ -197,10 +198,9 @@ def retransmits_timed_out(sk: TcpSock, boundary: int, timeout: int, now: int) ->
     if not sk.retransmits:
         return False
     if not timeout:
-        sysctl = sk.net.sysctl
         opening = sk.state in (SYN_SENT, SYN_RECV)
-        base = 1_000 * MS if opening else sysctl.tcp_rto_min_us * 1000
-        timeout = model_timeout(boundary, base, sysctl.tcp_rto_max_ms * MS)
+        base = 1_000 * MS if opening else TCP_RTO_MIN
+        timeout = model_timeout(boundary, base, sk.rto_max_us * 1000)
     return now - sk.retrans_stamp >= timeout
 
 
@@ -226,7 +226,7 @@ def _write_timeout(sk: TcpSock, now: int) -> bool:
             sync_mss(sk, sk.pmtu_cookie)
         retry_until = sysctl.tcp_retries2
         if sk.dead:
-            alive = sk.rtt.rto_us < sk.rtt.rto_max_us
+            alive = sk.rtt.rto_us < sk.rto_max_us
             retry_until = orphan_retries(sk, alive)
     if expired or retransmits_timed_out(sk, retry_until, sk.user_timeout, now):
         write_err(sk, now)
@@ -247,7 +247,7 @@ def _probe_timer(sk: TcpSock, now: int) -> None:
         return
     max_probes = sk.net.sysctl.tcp_retries2
     if sk.dead:
-        alive = probe0_interval(sk) < sk.net.sysctl.tcp_rto_max_ms * MS
+        alive = probe0_interval(sk) < sk.rto_max_us * 1000
         max_probes = orphan_retries(sk, alive)
         if not alive and sk.rtt.backoff >= max_probes:
             write_err(sk, now)

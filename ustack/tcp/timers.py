@@ -26,6 +26,7 @@ from ustack.tcp.sock import (
     T_RETRANS,
     TCP_ATO_MIN,
     TCP_DELACK_MAX,
+    TCP_RTO_MIN,
     TcpSock,
 )
 from ustack.tcp.state import CA_CWR, CA_OPEN
@@ -46,8 +47,10 @@ def clear_xmit_timer(sk: TcpSock) -> None:
 
 
 def rto_ns(sk: TcpSock) -> int:
-    """The current retransmission timeout, back-off included, in ns."""
-    return sk.rtt.rto_us * 1000
+    """The current retransmission timeout, back-off included, in ns. The user may have
+    lowered the maximum since it was computed."""
+    rto_us: int = sk.rtt.rto_us
+    return (rto_us if rto_us < sk.rto_max_us else sk.rto_max_us) * 1000
 
 
 def pacing_delay(sk: TcpSock, now: int) -> int:
@@ -84,7 +87,7 @@ def schedule_loss_probe(sk: TcpSock, advancing_rto: bool, now: int) -> bool:
         return False
     if sk.rtt.srtt_us:
         timeout = (sk.rtt.srtt_us >> 2) * 1000  # two round trips
-        timeout += sk.net.sysctl.tcp_rto_min_us * 1000 if sk.packets_out == 1 else TLP_MIN_GAP
+        timeout += sk.rto_min_us * 1000 if sk.packets_out == 1 else TLP_MIN_GAP
     else:
         timeout = 1_000 * MS
     at = now + timeout
@@ -113,13 +116,13 @@ def in_ticks(sk: TcpSock, us: int) -> int:
 
 def probe0_base(sk: TcpSock) -> int:
     """The first zero-window probe interval in ns: RTO, at least 200 ms."""
-    return in_ticks(sk, max(sk.rtt.rto_us, sk.net.sysctl.tcp_rto_min_us)) * 1000
+    return in_ticks(sk, max(sk.rtt.rto_us, TCP_RTO_MIN // 1000)) * 1000
 
 
 def probe0_interval(sk: TcpSock) -> int:
     """The interval in ns with back-off (rule A-50, `tcp_probe0_when`)."""
     backoff = min(sk.rtt.backoff, _PROBE0_BACKOFF_MAX)
-    return min(probe0_base(sk) << backoff, sk.net.sysctl.tcp_rto_max_ms * MS)
+    return min(probe0_base(sk) << backoff, sk.rto_max_us * 1000)
 
 
 def clamp_probe0(sk: TcpSock, at: int, now: int) -> int:
@@ -139,11 +142,11 @@ def check_probe_timer(sk: TcpSock, now: int) -> None:
 def delack_max(sk: TcpSock) -> int:
     """A delayed ACK comes before the peer's shortest RTO, by a tick where there are any
     (`tcp_delack_max`)."""
-    sysctl = sk.net.sysctl
-    longest = sysctl.tcp_rto_min_us * 1000
-    if sysctl.hz:
-        longest -= SEC // sysctl.hz
-    return longest if longest < TCP_DELACK_MAX else TCP_DELACK_MAX
+    hz: int = sk.net.sysctl.hz
+    longest: int = sk.rto_min_us * 1000
+    if hz:
+        longest = max(longest, 2 * SEC // hz) - SEC // hz
+    return longest if longest < sk.delack_max else sk.delack_max
 
 
 def _expires_within(sk: TcpSock, pending_at: int, ato: int, now: int) -> bool:
