@@ -489,3 +489,18 @@ async def test_a_program_that_spins_gets_its_packets(ask: str) -> None:
                 raise AssertionError("a hundred calls, and no packet came in")
         b.close()
         a.close()
+
+
+async def test_a_time_limit_outlives_the_stack_that_kept_it(autojump_clock: Clock) -> None:
+    async with stacks() as (_, stays), trio.open_nursery() as nursery:
+        other = stays.socket(type=socket.SOCK_DGRAM)
+        epoll = ustack.Epoll()
+        async with stacks() as (goes, _):
+            sock = goes.socket(type=socket.SOCK_DGRAM)
+            for each in (sock, other):
+                epoll.register(each, EPOLLIN)
+            start = trio.current_time()
+            nursery.start_soon(epoll.poll, 5)
+            await blocked()
+            epoll.unregister(sock)
+    assert trio.current_time() - start == pytest.approx(5, abs=0.1)

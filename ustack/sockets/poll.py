@@ -196,6 +196,7 @@ class Epoll:
         """EPOLL_CTL_DEL."""
         core, sk = self._open(), self._target(sock)
         core.delete(sk)
+        core.release(sk)  # calls that wait must not stay with the timer of a stack that has left
 
     async def poll(
         self, timeout: float | None = None, maxevents: int = -1
