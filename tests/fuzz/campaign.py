@@ -62,7 +62,7 @@ def draw(count: int, number: int, strategy: st.SearchStrategy[Any] | None = None
     return drawn[:count]
 
 
-def _host(program: Program) -> KernelHost:
+def host_for(program: Program) -> KernelHost:
     """The namespace for programs like this one."""
     setup = dict(program.setup)
     key = setup["v6"], setup["mtu"], setup["slow"]
@@ -74,12 +74,12 @@ def _host(program: Program) -> KernelHost:
 def check(program: Program) -> Outcome:
     """In a worker: play a program on both sides and compare."""
     ours = play_stack(program)
-    host = _host(program)
+    host = host_for(program)
     outcome = Outcome(program, "", "", 0)
     late = 0
     while outcome.tries - late < TRIES and late < 3 * TRIES:
         theirs = host.play(program, ours.plan)
-        kind, text = _judge(theirs, ours)
+        kind, text = judge(theirs, ours)
         outcome = Outcome(program, kind, text, outcome.tries + 1)
         if not kind:
             break
@@ -87,7 +87,7 @@ def check(program: Program) -> Outcome:
     return outcome
 
 
-def _judge(theirs: Result, ours: Result) -> tuple[str, str]:
+def judge(theirs: Result, ours: Result) -> tuple[str, str]:
     kernel, ustack = theirs.trace, ours.trace
     at = first_difference(kernel, ustack)
     if at is None:

@@ -222,7 +222,7 @@ def setup(r: Random, **fixed: Any) -> tuple[tuple[str, Any], ...]:
         "wscale": r.choice((None, 0, 2, 7, 14)),
         "sack": r.random() < 0.5,
         "ts": r.random() < 0.5,
-        "rtt": r.choice((GAP, GAP, 60)),
+        "rtt": r.choice((GAP, GAP, 60, 120)),
         "early": tuple(option(r, EARLY) for _ in range(r.choice((0, 0, 1, 2)))),
         "during": (),
         "blocking": r.random() < 0.1,

@@ -132,3 +132,17 @@ def count(programs: list[Program], workers: int = 2) -> Counter[int]:
         for part in pool.map(_reached_all, [programs[i::workers] for i in range(workers)]):
             total.update(part)
     return total
+
+
+def table(programs: list[Program]) -> list[tuple[int, Probe]]:
+    """How many of `programs` reach each probe."""
+    from tests.fuzz.probes import PROBES
+
+    counts = count(programs)
+    return [(counts[i], probe) for i, probe in enumerate(PROBES)]
+
+
+def shortfalls(programs: list[Program]) -> list[str]:
+    """The probes that too few of `programs` reach."""
+    least = LEAST * len(programs) / 2000
+    return [f"{n:5} {probe.rule} {probe}" for n, probe in table(programs) if n < least]

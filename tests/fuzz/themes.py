@@ -98,7 +98,8 @@ def low_water(r: Random) -> Theme:
     """TCP_NOTSENT_LOWAT: what is unsent is little."""
     steps = now(tcp(NOTSENT_LOWAT, r.choice((1, 1000, 5000, 20000))))
     size = r.choice((100, 1000, 2000, 5000))
-    steps += now(*[("send", size, 0)] * r.randint(5, 25), ("poll",))
+    flags = r.choice((0, 0, EOR))
+    steps += now(*[("send", size, flags)] * r.randint(5, 25), ("poll",))
     for _ in range(r.randint(2, 8)):
         steps += later(ack(where=r.choice((("seg", 2), ("all",), ("all",)))))
         steps += now(r.choice((("poll",), ("send", 100, 0))))
@@ -113,7 +114,7 @@ def held_back(r: Random) -> Theme:
         steps += now(r.choice((tcp(3, 1), tcp(3, 1), tcp(1, 0), ("send", 2000, MORE))))
         steps += [(r.choice((0, 0, GAP)), ("send", small, flags)) for _ in range(r.randint(1, 3))]
         steps.append(r.choice((
-            (0, tcp(3, 0)), (0, tcp(1, 1)), (GAP, ALL), (300, ("poll",)), (300, ("poll",)),
+            (0, tcp(3, 0)), (0, tcp(1, 1)), (GAP, ALL), *[(300, ("poll",))] * 3,
             (0, ("send", 10, 0)),
             (0, ("shutdown", 1)),
         )))  # fmt: skip
@@ -315,6 +316,16 @@ def closing(r: Random) -> Theme:
     return {}, steps + [(r.choice((0, GAP)), r.choice(tail)) for _ in range(5)]
 
 
+def half_closed(r: Random) -> Theme:
+    """The peer has sent its FIN, and the program reads it, or does not, and goes."""
+    steps = now(("send", r.choice((0, 10, 3000)), 0))
+    steps += later(data(10)) if r.random() < 0.3 else []
+    steps += later(r.choice((("fin",), ("fin",), data(10, 0, "FPA"))))
+    steps += now(("recv", r.choice((0, 1, 100)), 0)) if r.random() < 0.5 else []
+    steps += [(r.choice((0, GAP)), r.choice((("close",), ("close",), ("shutdown", 1))))]
+    return {}, [*steps, *later(r.choice((ALL, ("fin",), ("rst", 0))), ALL), *now(("close",))]
+
+
 def after_reset(r: Random) -> Theme:
     """Who gets the error, and what is left of the data."""
     steps = later(data(r.choice((1, 100)))) if r.random() < 0.5 else []
@@ -360,8 +371,9 @@ def peeking(r: Random) -> Theme:
     for _ in range(r.randint(2, 5)):
         steps += later(data(r.choice((3, 10, 100, 1000))))
         for _ in range(r.randint(1, 3)):
-            flags = r.choice((PEEK, PEEK, 0, TRUNC, PEEK | TRUNC))
+            flags = r.choice((PEEK, PEEK, PEEK, 0, TRUNC, PEEK | TRUNC))
             steps += now(("recv", r.choice((1, 2, 50, 1000)), flags))
+        steps += now(("get", SOL_SOCKET, 42)) if r.random() < 0.3 else []
     return {}, steps
 
 
@@ -439,6 +451,17 @@ def overflow(r: Random) -> Theme:
     if r.random() < 0.2:
         fixed["early"] = (tcp(WINDOW_CLAMP, r.choice((1000, 5000))),)
     return fixed, steps
+
+
+def slow_reader(r: Random) -> Theme:
+    """A buffer of some size is filled to the last, and emptied bit by bit."""
+    length = r.choice((300, 600, 1000, 1448))
+    steps = later(("blast", 20, length)) * r.randint(1, 3)
+    bite = r.choice((300, 500, 1000, 1448))
+    for _ in range(r.randint(6, 14)):
+        steps += later(("recv", bite, 0))
+        steps += now(data(length)) if r.random() < 0.2 else []
+    return {"early": (sock(8, r.choice((5000, 10000, 20000))),)}, steps
 
 
 def pruned(r: Random) -> Theme:
@@ -521,14 +544,15 @@ def slow_device(r: Random) -> Theme:
 
 
 THEMES: tuple[tuple[float, Callable[[Random], Theme]], ...] = (
-    (2, full_buffer), (2, refused_write), (1.4, low_water), (3.5, held_back), (1.5, bulk_send),
-    (1.5, closed_window), (2, shrunk_window), (1, losses), (0.7, partial_acks),
-    (1, urgent_send), (2, odd_sends), (2, zerocopy), (3, icmp_errors), (4, connecting),
-    (0.7, deferred), (2, keepalive), (2, user_timeout), (5, lingering), (3.5, impatient),
-    (2.5, orphan), (1.5, closing), (2, after_reset), (1.5, sleeping_reader), (1.6, time_is_up),
-    (2.3, peeking), (2, told_with_data), (3, urgent_receive), (2, out_of_order), (1, duplicates),
-    (2, overflow), (1.5, pruned), (2, bulk_receive), (2.4, acknowledging), (1.5, thresholds),
-    (1.8, huge_mtu), (2.2, slow_device),
+    (2, full_buffer), (2, refused_write), (1.6, low_water), (3.5, held_back), (1.5, bulk_send),
+    (1.5, closed_window), (2.4, shrunk_window), (1, losses), (0.7, partial_acks),
+    (1, urgent_send), (2.4, odd_sends), (2.2, zerocopy), (3.4, icmp_errors), (4.8, connecting),
+    (0.7, deferred), (2.4, keepalive), (2, user_timeout), (5.5, lingering), (4.5, impatient),
+    (2.5, orphan), (1.5, closing), (1.8, half_closed), (2.2, after_reset),
+    (1.5, sleeping_reader), (1.8, time_is_up), (2.6, peeking), (2.2, told_with_data),
+    (3, urgent_receive), (2, out_of_order), (1, duplicates), (2, overflow), (1.7, pruned),
+    (1.7, slow_reader), (2.2, bulk_receive), (2.8, acknowledging), (1.5, thresholds),
+    (2, huge_mtu), (2.6, slow_device),
 )  # fmt: skip
 
 
@@ -538,7 +562,7 @@ _LAST = (refused_write, user_timeout, keepalive, lingering, impatient, orphan, c
 def themed(r: Random) -> Program:
     """A program with a theme or two, mixed with a little of everything."""
     weights = [weight for weight, _ in THEMES]
-    chosen = r.choices([theme for _, theme in THEMES], weights, k=r.choice((1, 2)))
+    chosen = r.choices([theme for _, theme in THEMES], weights, k=r.choice((1, 2, 2)))
     fixed: dict[str, Any] = {}
     steps: list[Step] = []
     for theme in sorted(chosen, key=_LAST.__contains__):
