@@ -5,6 +5,8 @@ from __future__ import annotations
 import struct
 from types import SimpleNamespace
 
+import pytest
+
 from ustack.observe import ss
 from ustack.seeds import Seeds
 from ustack.sock.deadlines import Deadlines
@@ -110,6 +112,22 @@ def test_datagram_sockets() -> None:
     row = ss.row(sk, 0)
     assert (row.state, row.local, row.peer) == ("ESTAB", "[::1]:53", "[::ffff:1.2.3.4]:9")
     assert row.detail() == str(row.skmem)
+
+
+@pytest.mark.parametrize(
+    ("family", "proto", "netid", "unbound"),
+    [(AF_INET, 1, "icmp", "0.0.0.0:*"), (AF_INET6, 58, "icmp6", "[::]:*")],
+)
+def test_ping_sockets(family: int, proto: int, netid: str, unbound: str) -> None:
+    sk = Sock(net(), family, SOCK_DGRAM, proto)  # type: ignore[arg-type]
+    sk.prot = Prot()
+    sk.sport = 77
+    row = ss.row(sk, 0)
+    assert (row.netid, row.state, row.peer) == (netid, "UNCONN", unbound)
+    sk.saddr, sk.daddr = bytes((10, 9, 0, 2)), bytes((10, 9, 0, 1))  # connected to "port" 0
+    row = ss.row(sk, 0)
+    assert row.state == "ESTAB"
+    assert row.local.endswith("10.9.0.2]:77" if family == AF_INET6 else "10.9.0.2:77")
 
 
 def test_nothing() -> None:

@@ -327,6 +327,8 @@ class RouteTable:
         dst = Dst(version, dev, self.select_source(daddr, dev, None))
         dst.broadcast = broadcast
         dst.multicast = is_multicast(daddr)
+        if dst.multicast and version == 4 and not oif and route is not None:
+            dst.gateway = route.gateway  # not used, but SO_DONTROUTE minds
         return dst
 
     def device_of(self, addr: bytes) -> int:

@@ -3,7 +3,8 @@
 Every value is one that the core keeps anyway; taking a row changes nothing. Names and
 units are those of ss: `rto`, `rtt`, `ato` in ms, `cwnd` in segments, rates in bit/s,
 queues in bytes. For a listener Recv-Q is the number of connections that wait for accept
-and Send-Q its backlog.
+and Send-Q its backlog. Ping sockets, which ss cannot see, are there too, as "icmp" and "icmp6"
+and with the columns of /proc/net/icmp: the identifier stands for the port.
 """
 
 from __future__ import annotations
@@ -13,15 +14,17 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from ustack.sock.addr import present
-from ustack.sock.sock import AF_INET6, PACING_UNLIMITED, SOCK_DGRAM, Sock
+from ustack.sock.sock import AF_INET6, PACING_UNLIMITED, Sock
 from ustack.tcp.sock import TcpSock
 from ustack.tcp.state import CLOSE, ESTABLISHED, LISTEN, NAMES
 from ustack.tcp.timewait import TimeWait
 from ustack.wire.addr import format_addr
+from ustack.wire.packet import IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_UDP
 
 _SOL_SOCKET, _SO_MEMINFO = 1, 55
 _MEMINFO = struct.Struct("9I")
 _MS = 1_000_000
+_NETIDS = {IPPROTO_UDP: "udp", IPPROTO_ICMP: "icmp", IPPROTO_ICMPV6: "icmp6"}
 _INFINITE_SSTHRESH = 0x7FFFFFFF
 
 
@@ -50,7 +53,7 @@ class Skmem:
 class SsRow:
     """One socket. `info` is empty unless it is a TCP connection."""
 
-    netid: str  # "tcp" or "udp"
+    netid: str  # "tcp", "udp", "icmp", "icmp6"
     state: str
     recv_q: int
     send_q: int
@@ -103,8 +106,8 @@ def row(sk: Sock, now: int) -> SsRow:
     if isinstance(sk, TcpSock):
         return _tcp_row(sk, now)
     return SsRow(
-        "udp" if sk.type == SOCK_DGRAM else "???",
-        NAMES[ESTABLISHED if sk.dport else CLOSE],
+        _NETIDS[sk.protocol],
+        NAMES[ESTABLISHED if sk.daddr else CLOSE],
         sk.rmem_alloc,
         sk.wmem_alloc,
         _endpoint(sk.family == AF_INET6, sk.rcv_saddr or sk.saddr, sk.sport),

@@ -27,6 +27,7 @@ from ustack.sock.recv_error import recv_error
 from ustack.sock.sock import (
     BINDADDR_LOCK,
     BINDPORT_LOCK,
+    F_DONTROUTE,
     F_RECV_CMSGS,
     MSG_ERRQUEUE,
     MSG_OOB,
@@ -174,6 +175,8 @@ def _connect(sk: PingSock, addr: Address) -> None:
         raise error(ENETUNREACH)
     daddr = sendmsg.check_family(sk, addr[0])
     dst, saddr = sendmsg.route(sk, daddr, sk.saddr, sk.bindtodevice)
+    if sk.inet_flags & F_DONTROUTE:
+        sendmsg.check_on_link(dst)
     sk.saddr = saddr
     sk.rcv_saddr = sk.rcv_saddr or saddr
     sk.daddr, sk.dport = dst.daddr, addr[1]

@@ -59,8 +59,7 @@ def sendmsg(
     wanted = parse_send(sk, control, sk.v6) if control else SendOptions()
     dst, saddr = _route(sk, daddr, wanted)
     if flags & MSG_DONTROUTE or sk.inet_flags & F_DONTROUTE:
-        if dst.gateway is not None and not sk.v6:
-            raise error(ENETUNREACH)
+        check_on_link(dst)
     if flags & MSG_PROBE:
         return len(data)
     timeo = sk.wait_budget(sk.sndtimeo, flags)
@@ -100,20 +99,25 @@ def _route(sk: PingSock, daddr: bytes, wanted: SendOptions) -> tuple[Dst, bytes]
     """The way to `daddr`, and the address to send from."""
     if wanted.saddr and not sk.net.is_local(wanted.saddr):
         raise error(EINVAL if sk.v6 else ENETUNREACH)
-    saddr, oif = wanted.saddr or sk.saddr, wanted.oif or sk.bindtodevice
-    if is_multicast(daddr):
-        oif = oif or multicast.device(sk, sk.v6)
-        if not sk.v6:
-            saddr = saddr or multicast.source(sk)
-    return route(sk, daddr, saddr, oif)
+    return route(sk, daddr, wanted.saddr or sk.saddr, wanted.oif or sk.bindtodevice)
 
 
 def route(sk: PingSock, daddr: bytes, saddr: bytes, oif: int) -> tuple[Dst, bytes]:
     """The way, and the address to send from; EACCES for a broadcast without SO_BROADCAST."""
+    if is_multicast(daddr):
+        oif = oif or multicast.device(sk, sk.v6)
+        if not sk.v6:
+            saddr = saddr or multicast.source(sk)
     dst = sk.net.route(daddr, saddr or None, oif)
     if dst.broadcast and not sk.broadcast:
         raise error(EACCES)
     return dst, saddr or dst.saddr
+
+
+def check_on_link(dst: Dst) -> None:
+    """For MSG_DONTROUTE, which IPv6 does not heed: ENETUNREACH if a router is needed."""
+    if dst.gateway is not None and dst.version == 4:
+        raise error(ENETUNREACH)
 
 
 def _wait_and_send(

@@ -175,9 +175,10 @@ class NetworkStack:
     # -- what is going on ----------------------------------------------------------------
 
     def ss(self) -> ss.SsTable:
-        """All sockets, those that the program has closed included, as ss(8) shows them."""
+        """All sockets, those that the program has closed included, as ss(8) shows them, and
+        ping sockets."""
         core = self.sansio
-        socks = [*core.tcp.sockets(), *core.udp.sockets()]
+        socks = [*core.tcp.sockets(), *core.udp.sockets(), *core.ping_host.sockets()]
         return ss.table(socks, self.driver.now(), core.tcp.timewaits())
 
     def statistics(self) -> Statistics:

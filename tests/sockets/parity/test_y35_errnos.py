@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import struct
 
+from tests.sockets.parity.peer import icmp
 from tests.sockets.parity.scenario import parity
 from tests.sockets.parity.trial import (
     PORT,
@@ -267,6 +268,40 @@ def test_dontroute_off_link(t, case):
         s.send(b"x", 4, (far, 40000))
         s.send(b"x", 0, (far, 40000))
     t.settle()
+
+
+GROUPS = {
+    "unbound": lambda s, t: None,
+    "bound": lambda s, t: s.bind(t.local_text, PORT),
+    "any": lambda s, t: s.bind("", PORT),
+    "multicast-if": lambda s, t: s.set(SOL_IP, 32, t.local),
+    "device": lambda s, t: s.set(SOL_SOCKET, 25, b"tun0"),
+    "connected": lambda s, t: s.connect(40000, "8.8.8.8"),
+}
+
+
+@parity(
+    "A-65", "E-1", v6=False, cases=[f"{how}-{kind}" for how in GROUPS for kind in ("udp", "ping")]
+)
+def test_dontroute_to_a_group(t, case):
+    """A group that is reached over a gateway alone."""
+    how, kind = case.rsplit("-", 1)
+    t.rule("A-65")
+    t.sut.add_route(t.peer_text)
+    for host in ("239.1.1.1", "224.0.0.77"):
+        for flags in (4, 0):
+            if kind == "udp":
+                s = t.socket("udp")
+            else:
+                s = t.wrap(t.sut.socket(t.af, 2, 1))
+            GROUPS[how](s, t)
+            data = icmp(t.peer, t.local, 8, 0, 1, b"abcdefgh")[20:]
+            s.send(b"x" if kind == "udp" else data, flags, (host, 40000))
+            sent = t.run(4, quietly=True)
+            t.event("call", "sent", [(seen.src.hex(), seen.dst.hex(), seen.ttl) for seen in sent])
+            s.set(SOL_SOCKET, socket.SO_DONTROUTE, 1)
+            s.connect(40000, host)
+            s.close()
 
 
 @parity("G.9", "B-1", cases=["tcp", "udp"])
