@@ -93,9 +93,9 @@ def told(host: Any, times: int = 2) -> list[Any]:
 
 
 def answered(host: Any, query: bytes, count: int = 1) -> list[Any]:
-    """What the host answers."""
+    """What the host answers, and that it has done with it: a kernel does that apart."""
     host.inject(query)
-    packets = host.reports(3, count) if count else host.reports(0.2)
+    packets = host.reports(3, count) + host.reports(0.05) if count else host.reports(0.2)
     return [read(packet) for packet in packets]
 
 
