@@ -367,3 +367,37 @@ def test_ping_seam():
 )  # fmt: skip
 def test_errno_table(version, kind, code, errno, fatal):
     assert icmp_err_convert(version, kind, code) == (errno, fatal)
+
+
+def test_time_of_day():
+    """F-22: a timestamp request is answered with ms since midnight, twice."""
+    w = World()
+    w.host.wall_ns = 2 * 86_400 * SECOND
+    ask = icmp.build(icmp.TIMESTAMP, 0, 7 << 16 | 9, b"orig" + bytes(8))
+    w.inject(ip4(ask, proto=IPPROTO_ICMP), now=5 * SECOND)
+    w.inject(ip4(icmp.build(icmp.TIMESTAMP, 0, 0, b"now"), proto=IPPROTO_ICMP), now=5 * SECOND)
+    (answer,) = answers4(w)
+    assert answer.payload[:2] + answer.payload[4:] == (
+        b"\x0e\0\0\x07\0\x09orig" + 2 * (5000).to_bytes(4, "big")
+    )
+    assert w.mib["IcmpInTimestamps"] == 2
+    assert w.mib["IcmpOutTimestampReps"] == w.mib["IcmpInErrors"] == 1
+
+
+def test_quotes_fit_the_path():
+    """F-20: an error is never so long that it would be cut."""
+    w = World()
+    w.host.update_pmtu(PEER4, 552, 0)
+    w.inject(ip4(udp(PEER4, US4, bytes(1000)), proto=99))
+    (error,) = answers4(w)
+    assert len(error.payload) == 552 - 20
+
+
+def test_no_route_over_ipv6():
+    """F-20: what is neither ours nor on any route is answered, what could be forwarded is not."""
+    w = World()
+    for dst in (ANYONE6, parse_addr("fd00:9::77"), parse_addr("ff15::1")):
+        w.inject(ip6(udp(PEER6, dst, b"x"), dst=dst))
+    (error,) = answers6(w)
+    assert (error.src, error.payload[:2]) == (US6, b"\x01\0")
+    assert w.mib["Ip6InNoRoutes"] == 1

@@ -119,7 +119,8 @@ def test_a_datagram_beyond_65535_is_discarded():
 @pytest.mark.parametrize(
     ("marks", "result"),
     [
-        ((0, 0), 0), ((2, 3), 3), ((1, 3), 3), ((1, 2), 1), ((0, 2), 0), ((0, 3), None), ((3, 3), 3)
+        ((0, 0), 0), ((2, 3), 3), ((1, 3), 3), ((1, 2), 1), ((0, 2), None), ((0, 1), None),
+        ((0, 3), None), ((3, 3), 3),
     ],
 )  # fmt: skip
 def test_ecn(marks, result):

@@ -37,7 +37,9 @@ def test_source_that_is_not_ours():
     w.host.add_local_prefix("10.99.0.0/16")
     assert w.host.route(PEER4, US4) is w.host.route(PEER4)
     assert w.host.route(PEER4, parse_addr("10.99.1.1")) is w.host.route(PEER4)
-    fails(EINVAL, w.host.route, PEER4, parse_addr("10.98.1.1"))
+    fails(ENETUNREACH, w.host.route, PEER4, parse_addr("10.98.1.1"))
+    for nobody in ("255.255.255.255", "239.1.2.3", "0.1.2.3"):
+        fails(EINVAL, w.host.route, PEER4, parse_addr(nobody))
 
 
 @pytest.mark.parametrize(

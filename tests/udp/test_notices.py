@@ -251,3 +251,13 @@ def test_notices_wait_for_the_device() -> None:
         while (got := entry(sock)) != "EAGAIN":
             kinds.append((at, len(got[1])))
     assert kinds == [(0, 2), (0, 1), (200, 2), (200, 1), (300, 2), (300, 1)]
+
+
+def test_a_stamp_is_charged_as_the_first_fragment(host: Any) -> None:
+    """E-40: it stands in the error queue with that, and no more."""
+    sock = host.socket(AF_INET)
+    sock.setsockopt(SOL_SOCKET, SO_TIMESTAMPING, TX | SOFTWARE)
+    for size, charge in ((100, 832), (1472, 2304), (8000, 2304)):
+        sock.sendto(bytes(size), TO)
+        assert struct.unpack("9I", sock.getsockopt(SOL_SOCKET, 55, 36))[0] == charge
+        sock.recvmsg(9000, 500, MSG_ERRQUEUE)

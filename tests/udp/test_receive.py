@@ -263,7 +263,7 @@ def test_merged_frame_is_taken_apart() -> None:
     host = Host()
     sk = host.bound()
     host.rcv(datagram(b"a" * 100 + b"b" * 100 + b"c" * 7, gso_size=100))
-    assert sk.rmem_alloc == 3 * 832
+    assert sk.rmem_alloc == 3 * 832 + 207  # heads, and the payload in pages
     assert queued(sk) == [b"a" * 100, b"b" * 100, b"c" * 7]
 
 
@@ -416,3 +416,45 @@ def test_shutdown() -> None:
     sk.prot.shutdown(sk, 2, 0)
     assert sk.prot.poll(sk, 0) & (POLLHUP | POLLIN | POLLOUT) == POLLHUP | POLLIN | POLLOUT
     assert not sk.prot.poll(sk, 0) & POLLERR
+
+
+# -- what only the charges show ----------------------------------------------------------------
+
+
+def test_looking_takes_over() -> None:
+    """E-26: SIOCINQ and MSG_PEEK take what has arrived over for reading, as a read does; what
+    comes later is not among it, so that the charge of what is read is given back sooner."""
+    for look in (lambda sk: sk.prot.ioctl(sk, 0x541B, 0), lambda sk: recv(sk, flags=MSG_PEEK)):
+        host = Host()
+        sk = host.bound()
+        host.rcv(datagram(b"a"))
+        look(sk)
+        host.rcv(datagram(b"b"))
+        recv(sk)
+        assert sk.rmem_alloc == 832
+        host.rcv(datagram(b"c"))
+        recv(sk)
+        assert sk.rmem_alloc == 2 * 832
+
+
+def test_a_long_bad_datagram_is_the_sockets_drop() -> None:
+    """E-25, E-30: a kernel verifies a short one before it looks for a socket."""
+    host = Host()
+    sk = host.bound()
+    host.rcv(datagram(bytes(68), csum=1))
+    assert sk.drops == 0
+    host.rcv(datagram(bytes(69), csum=1))
+    assert sk.drops == 1
+
+
+def test_no_checksum_over_ipv6_whoever_vouches() -> None:
+    """E-14, E-25: zero is no checksum, not one that a device could have verified."""
+    host = Host()
+    sk = host.bound(family=10)
+    rx = datagram(b"x", src=PEER6, dst=LOCAL6, csum=0)
+    rx.csum_ok = True
+    host.rcv(rx)
+    assert not sk.has_data()
+    setopt(sk, 17, 102, 1)  # UDP_NO_CHECK6_RX
+    host.rcv(rx)
+    assert queued(sk) == [b"x"]

@@ -517,3 +517,38 @@ def test_connected_ipv6_socket_sends_ipv4_from_an_ipv4_address() -> None:
     sk = host.connected(addr=PEER6, family=AF_INET6)
     send(sk, b"x", (PEER4, 9))
     assert host.fake.sent[0].saddr == LOCAL4
+
+
+def test_identifications_begin_anew_with_a_connect() -> None:
+    """F-4."""
+    host = Host()
+    sk = host.connected()
+    sk.ip_id = 7
+    host.prot.connect(sk, DEST, 0)
+    assert sk.ip_id == 0
+
+
+def test_what_is_to_be_cut_is_charged_by_pages() -> None:
+    """E-15, E-10: with UDP_SEGMENT in force a datagram is a small head and its payload, also
+    a corked one, and also where it comes out as one segment."""
+    host = Host()
+    sk = host.bound()
+    setopt(sk, SOL_UDP, 103, 1400)
+    send(sk, b"x" * 1000, DEST)
+    assert host.fake.sent[-1].charge == 832 + 1000
+    send(sk, b"x" * 100, DEST, flags=MSG_MORE)
+    setopt(sk, SOL_UDP, 103, 0)  # the first call decides
+    send(sk, b"", flags=MSG_MORE)
+    send(sk, b"x" * 3000, flags=MSG_MORE)
+    assert sk.wmem_alloc == 832 + 3100
+    send(sk, b"")
+    assert (host.fake.sent[-1].charge, host.fake.sent[-1].gso_size) == (832 + 3100, 1400)
+
+
+def test_a_segment_size_that_does_not_fit_matters_only_if_reached() -> None:
+    """E-15."""
+    host = Host()
+    sk = host.bound()
+    setopt(sk, SOL_UDP, 103, 1473)
+    assert send(sk, bytes(1472), DEST) == 1472
+    fails(errno.EMSGSIZE, send, sk, bytes(1473), DEST)

@@ -115,13 +115,19 @@ class Icmpv6(IcmpHandler):
         """Answer `rx` with an error, if the rules allow it (Linux: `icmp6_send`)."""
         if not self._may_answer(rx) or not self._within_limit(rx, kind):
             return
+        saddr = rx.dst
+        if not self._net.is_local(saddr):
+            try:
+                saddr = self._net.route(rx.src).saddr
+            except OSError:
+                return
         quote = rx.buf[rx.l3 : min(rx.end, rx.l3 + QUOTE_MAX)]
-        message = icmpv6.build(rx.dst, rx.src, kind, code, info, quote)
-        self._reply(rx, rx.dst, message, 0, _OUT_COUNTERS[kind])
+        message = icmpv6.build(saddr, rx.src, kind, code, info, quote)
+        self._reply(rx, saddr, message, 0, _OUT_COUNTERS[kind])
 
     def _may_answer(self, rx: RxPacket) -> bool:
         """F-20, F-21: the packets about which an error may be sent."""
-        if not self._net.is_local(rx.dst) or is_unspecified(rx.src) or is_multicast(rx.src):
+        if is_multicast(rx.dst) or is_unspecified(rx.src) or is_multicast(rx.src):
             return False
         upper = skip_exthdr(rx.buf, rx.l3 + IPV6_LEN, rx.end, rx.buf[rx.l3 + 6])
         if upper is None or upper[0] != IPPROTO_ICMPV6 or upper[2]:

@@ -86,7 +86,7 @@ class Ipv4Input:
                 handler(
                     RxPacket(
                         buf, l3, l3 + 20, end, proto, pair[0], pair[1], first & 0xFF, ttl,
-                        frame.gso_size, frame.csum_ok, dev.ifindex, now,
+                        frame.gso_size, frame.csum_ok, dev.ifindex, now, frame.truesize,
                     )
                 )  # fmt: skip
                 return
@@ -124,7 +124,7 @@ class Ipv4Input:
             self._remember(buf[l3 + 12 : l3 + 20], src, dst, dev)
         rx = RxPacket(
             buf, l3, l4, l3 + total, proto, src, dst, first & 0xFF, ttl,
-            frame.gso_size, frame.csum_ok, dev.ifindex, now,
+            frame.gso_size, frame.csum_ok, dev.ifindex, now, frame.truesize,
         )  # fmt: skip
         if fragment & _FRAGMENT:
             self._fragment(rx, fragment)
@@ -208,7 +208,7 @@ class Ipv4Input:
             end -= (end - rx.l4) & 7
         data = rx.buf[rx.l4 : end]
         ident = int.from_bytes(rx.buf[rx.l3 + 4 : rx.l3 + 6], "big")
-        truesize = rx_truesize(rx.end - rx.l3)
+        truesize = rx.truesize or rx_truesize(rx.end - rx.l3)
         key = (rx.src, rx.dst, ident, rx.proto)
         queue = self._reassembly.add(key, rx, offset, data, more, truesize)
         if queue is None:

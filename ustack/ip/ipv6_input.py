@@ -5,9 +5,10 @@ addresses seen before, `_rcv_slow` is everything else.
 
 What is refused (F-2): what is not all there, sources that no packet may have, loopback
 addresses on a wire, IPv4-mapped addresses (inside, they mean IPv4), destinations that are
-not ours, extension headers that make no sense (`wire.ipv6.walk`). Our own address as a
-source is refused as over IPv4: answering it would be talking to ourselves. Unknown next
-headers and options get a Parameter Problem. The hop limit is not looked at.
+not ours, extension headers that make no sense (`wire.ipv6.walk`). Unlike IPv4, our own
+address is a source like any other, and so is the unspecified one. Unknown next headers and
+options get a Parameter Problem, destinations to which there is not even a route a
+Destination Unreachable. The hop limit is not looked at.
 
 Sources: Linux `ip6_rcv_core`, `ip6_protocol_deliver_rcu`, `ipv6_frag_rcv`; RFC 8200.
 """
@@ -25,7 +26,7 @@ from ustack.ip.route import LOOPBACK, MULTICAST
 from ustack.sock.dst import Device
 from ustack.sock.truesize import rx_truesize
 from ustack.wire import icmpv6, ipv6, mld
-from ustack.wire.addr import ANY6, LOOPBACK6, MAPPED, is_multicast
+from ustack.wire.addr import LOOPBACK6, MAPPED, is_multicast
 from ustack.wire.packet import IPPROTO_ICMPV6, Frame, RxPacket
 
 _HEADER = Struct("!IHBB")  # version class flow, payload length, next header, hop limit
@@ -76,7 +77,7 @@ class Ipv6Input:
                 handler(
                     RxPacket(
                         buf, l3, l4, end, proto, pair[0], pair[1], word >> 20 & 0xFF, hops,
-                        frame.gso_size, frame.csum_ok, dev.ifindex, now,
+                        frame.gso_size, frame.csum_ok, dev.ifindex, now, frame.truesize,
                     )
                 )  # fmt: skip
                 return
@@ -91,6 +92,14 @@ class Ipv6Input:
             return
         src, dst = buf[l3 + 8 : l3 + 24], buf[l3 + 24 : l3 + 40]
         reason = self._check_addresses(src, dst, dev)
+        rx = RxPacket(
+            buf, l3, l3 + ipv6.HEADER_LEN, end, proto, src, dst, word >> 20 & 0xFF, hops,
+            frame.gso_size, frame.csum_ok, dev.ifindex, now, frame.truesize,
+        )  # fmt: skip
+        if reason == "IP_INADDRERRORS" and self._routes.lookup(dst) is None:
+            self._refuse("IP_INNOROUTES", "Ip6InNoRoutes")
+            self._icmp.send(rx, icmpv6.DEST_UNREACH, icmpv6.NOROUTE)
+            return
         if reason is not None:
             self._refuse(reason, "Ip6InAddrErrors")
             return
@@ -99,10 +108,6 @@ class Ipv6Input:
             if len(pairs) >= MAX_PAIRS:
                 pairs.clear()
             pairs[buf[l3 + 8 : l3 + 40]] = (src, dst)
-        rx = RxPacket(
-            buf, l3, l3 + ipv6.HEADER_LEN, end, proto, src, dst, word >> 20 & 0xFF, hops,
-            frame.gso_size, frame.csum_ok, dev.ifindex, now,
-        )  # fmt: skip
         self._walk(rx)
 
     def _refuse(self, reason: str, counter: str) -> None:
@@ -114,10 +119,10 @@ class Ipv6Input:
         kind = self._routes.local_kind(dst)
         if dst[0] == 0xFF and self._net.groups.joined(dst, dev.ifindex):
             kind = MULTICAST
-        if is_multicast(src) or src == ANY6 or src.startswith(MAPPED):
+        if is_multicast(src) or src.startswith(MAPPED):
             return "IP_INVALID_SOURCE"
         if not dev.loopback:
-            if src == LOOPBACK6 or self._routes.local_kind(src):
+            if src == LOOPBACK6:
                 return "IP_LOCAL_SOURCE"
             if kind == LOOPBACK:
                 return "IP_LOCALNET"
@@ -125,15 +130,16 @@ class Ipv6Input:
             return None
         return "IP_INVALID_DEST" if is_multicast(dst) else "IP_INADDRERRORS"
 
-    def _walk(self, rx: RxPacket) -> None:
-        """Step over the extension headers of a packet whose addresses are good."""
+    def _walk(self, rx: RxPacket, rebuilt: bool = False) -> None:
+        """Step over the extension headers of a packet whose addresses are good; `rebuilt`
+        from fragments."""
         at = ipv6.walk(rx.buf, rx.l3, rx.end)
         if at.drop is not None:
             self._refuse(at.drop, "Ip6InHdrErrors")
         elif at.problem is not None:
             self._refuse("IPV6_BAD_EXTHDR", "Ip6InHdrErrors")
             self._icmp.send(rx, icmpv6.PARAM_PROBLEM, at.problem[0], at.problem[1])
-        elif at.frag and rx.truesize:
+        elif at.frag and rebuilt:
             # fragments of fragments: no host sends them, and each level would be a call
             self._refuse("IPV6_BAD_EXTHDR", "Ip6InHdrErrors")
         elif at.frag:
@@ -183,7 +189,7 @@ class Ipv6Input:
         data = rx.buf[at.l4 : rx.end]
         # RFC 8200: the next header of later fragments does not count, so it is no key
         key = (rx.src, rx.dst, ident, 0)
-        truesize = rx_truesize(rx.end - rx.l3)
+        truesize = rx.truesize or rx_truesize(rx.end - rx.l3)
         queue = self._reassembly.add(key, rx, offset, data, more, truesize)
         if queue is not None and queue.first is not None:
             whole = self._rebuild(queue.first, queue.data(), queue.ecn)
@@ -191,7 +197,7 @@ class Ipv6Input:
                 self._refuse("PKT_TOO_BIG", "Ip6ReasmFails")
                 return
             whole.iif, whole.now, whole.truesize = rx.iif, rx.now, queue.charge()
-            self._walk(whole)
+            self._walk(whole, True)
 
     def _rebuild(self, first: RxPacket, payload: bytes, ecn: int) -> RxPacket | None:
         """The datagram as if it had never been cut: the first fragment's headers without

@@ -110,7 +110,7 @@ class LoopedBack(SoftDevice):
 
     def xmit(self, packet: Packet) -> int:
         buf = b"".join((packet.header, *packet.payload))
-        self._queue.append(Frame(buf, 0, packet.gso_size, True))
+        self._queue.append(Frame(buf, 0, packet.gso_size, True, packet.charge))
         self.pending = True
         return TAKEN
 

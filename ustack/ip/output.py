@@ -320,7 +320,8 @@ class IpOutput(Net):
                 ip = ipv4.build_header(saddr, daddr, proto, size, ident, False, ttl, tos)
             else:
                 ip = ipv6.build_header(saddr, daddr, proto, size, ttl, tos, 0)
-            if not self._loop_back(sk, Packet(ip, (data,), size), dst, daddr, ttl):
+            packet = Packet(ip, (data,), size, charge=charge)
+            if not self._loop_back(sk, packet, dst, daddr, ttl):
                 return TAKEN
         return self._send_fragments(
             sk, proto, saddr, daddr, dst, data, ident, ttl, tos, mtu, charge
@@ -345,7 +346,7 @@ class IpOutput(Net):
     def _ident(self, sk: Sock | None, dst: Dst, zero: bool, segs: int) -> int:
         """The identification of the next packet (F-4, Linux: `ip_select_ident_segs`). `zero`:
         none is needed, the packet will never be cut."""
-        if sk is not None and sk.daddr:
+        if sk is not None and len(sk.daddr) == 4:
             return self._socket_ident(sk, segs)
         if zero:
             return 0
@@ -392,7 +393,8 @@ class IpOutput(Net):
         verdict = TAKEN
         for header, piece in pieces:
             whole = piece is pieces[-1][1]
-            cost = charge if whole else min(tx_truesize(len(header) + len(piece)), charge)
+            size = len(header) + len(piece) - (0 if version == 4 else ipv6.FRAGMENT_LEN)
+            cost = charge if whole else min(tx_truesize(size, version == 6), charge)
             charge -= cost
             if sk is not None and sk.notify is not None and sk.notify.capture:
                 sk.notify.packet, sk.notify.capture = header + piece, False

@@ -42,7 +42,7 @@ Key: TypeAlias = tuple[bytes, bytes, int, int]
 
 _MAX_LEN = 65535
 _SECOND = 1_000_000_000
-_NOT_ECT, _CE = 1 << 0, 1 << 3  # bits of `FragQueue.ecn`, one for each codepoint
+_NOT_ECT = 1 << 0  # of `FragQueue.ecn`, which has a bit for each codepoint
 
 
 class FragQueue:
@@ -121,11 +121,14 @@ class FragQueue:
         return self.first is not None and 0 < self.complete_at == self.meat
 
     def charge(self) -> int:
-        """What the datagram costs its receiver: while fragments fit into the tail of the
-        first one's buffer they are copied there and cost nothing, the others come along as
-        they are (Linux: `inet_frag_reasm_finish`, `skb_try_coalesce`)."""
+        """What the datagram costs its receiver. From this host, what it cost its sender. Else
+        fragments are copied into the tail of the first one's buffer while they fit, and cost
+        nothing; the others come along as they are (Linux: `inet_frag_reasm_finish`,
+        `skb_try_coalesce`)."""
         first = self.first
         assert first is not None
+        if first.truesize:
+            return self.truesize
         length = first.end - first.l3
         total = rx_truesize(length)
         room = total - BUFFER_OVERHEAD - length
@@ -231,7 +234,7 @@ class Reassembly:
         if headers + queue.complete_at > _MAX_LEN:
             self._discard(queue, "PKT_TOO_BIG")
             return None
-        if queue.ecn & (_NOT_ECT | _CE) == _NOT_ECT | _CE:
+        if queue.ecn & _NOT_ECT and queue.ecn != _NOT_ECT:
             self._discard(queue, "FRAG_ECN")
             return None
         self._remove(queue)

@@ -269,8 +269,8 @@ class RouteTable:
         """The path to `daddr` (Linux: `ip_route_output_key`). The wildcard address, or
         b"", is this host: `Dst.daddr` says which address that means. OSError ENETUNREACH,
         EINVAL for a `saddr` that is not ours, EADDRNOTAVAIL if there is no source."""
-        if saddr and saddr not in self.local and not self.is_local(saddr):
-            raise error(EINVAL)
+        if saddr and self.local.get(saddr, 0) != UNICAST and not self.is_local(saddr):
+            raise error(EINVAL if _is_no_source(saddr) else ENETUNREACH)
         if saddr and not oif and daddr and (daddr == LIMITED or _is_multicast4(daddr)):
             oif = self.device_of(saddr)
         dst = self._cache.get((daddr, oif) if oif else daddr)
@@ -278,6 +278,8 @@ class RouteTable:
             if not any(daddr):
                 return self.route(saddr or (LOOPBACK6 if len(daddr) == 16 else LOOPBACK4))
             dst = self._remember(daddr, oif, self._resolve(daddr, oif))
+        if saddr and saddr[0] == 127 and len(saddr) == 4 and not dst.dev.loopback:
+            raise error(EINVAL)  # nobody could answer (Linux: `__mkroute_output`)
         return dst
 
     def _remember(self, daddr: bytes, oif: int, dst: Dst) -> Dst:
@@ -294,6 +296,8 @@ class RouteTable:
     def _resolve(self, daddr: bytes, oif: int) -> Dst:
         version = 6 if len(daddr) == 16 else 4
         kind = self.local_kind(daddr)
+        if kind and oif and self._elsewhere(daddr, oif):
+            kind = 0
         if kind and kind != BROADCAST:
             own = LOOPBACK4 if daddr[0] == 127 and version == 4 else daddr
             return Dst(version, self.loopback, own, local=True)
@@ -309,7 +313,7 @@ class RouteTable:
             if saddr is None:
                 saddr = self.select_source(daddr, route.dev, route.gateway)
             return Dst(version, route.dev, saddr, route.gateway)
-        if not oif:
+        if not oif or version == 6:
             raise error(ENETUNREACH)
         # Linux: with a device given and no route, the destination is taken to be on link
         return self._resolve_on_link(daddr, oif, version, False)
@@ -318,6 +322,8 @@ class RouteTable:
         """Straight onto a device: `oif`, or the one whose subnet this is, or the first."""
         route = self.lookup(daddr, oif)
         dev = route.dev if route is not None else None
+        if oif == self.loopback.ifindex and version == 6:
+            raise error(ENETUNREACH)  # no groups there
         for candidate in self.devices if dev is None else ():
             if candidate.ifindex == oif or (not oif and not candidate.loopback):
                 dev = candidate
@@ -337,6 +343,19 @@ class RouteTable:
             if address.addr == addr:
                 return address.dev.ifindex
         return self.loopback.ifindex if self.local_kind(addr) == LOOPBACK else 0
+
+    def _elsewhere(self, daddr: bytes, oif: int) -> bool:
+        """Is `daddr`, local on this host, so on another device than `oif`? Of IPv6 addresses
+        only ::1 asks for its device (Linux: `fib_lookup_good_nhc`, `rt6_need_strict`)."""
+        if len(daddr) == 16:
+            return daddr == LOOPBACK6 and oif != self.loopback.ifindex
+        if daddr == LIMITED:
+            return False
+        for address in self.addresses:
+            if len(address.addr) == 4 and prefix_match(daddr, address.addr, address.plen):
+                if daddr == address.addr or self.local.get(daddr) == BROADCAST:
+                    return address.dev.ifindex != oif
+        return oif != self.loopback.ifindex
 
     def select_source(self, daddr: bytes, dev: Device, gateway: bytes | None) -> bytes:
         """The address that packets to `daddr` through `dev` come from: one of the device's,
@@ -394,6 +413,11 @@ def _assignable(addr: bytes) -> bool:
     if addr in (ANY4, ANY6, LOOPBACK6) or is_multicast(addr):
         return False
     return len(addr) == 16 or (addr[0] not in (0, 127) and addr[0] < 240)
+
+
+def _is_no_source(saddr: bytes) -> bool:
+    """Can it be nobody's address?"""
+    return len(saddr) == 16 or saddr == LIMITED or saddr[0] == 0 or 224 <= saddr[0] < 240
 
 
 def _is_multicast4(addr: bytes) -> bool:

@@ -6,6 +6,7 @@ from ustack.sock.dst import SoftDevice
 from ustack.wire.packet import F_ALL, TAKEN, Frame, Packet
 
 LOOPBACK_MTU = 65536
+_TCP_CSUM = 16  # where TCP's checksum is, which reckons what it has received by itself
 
 
 def loop_frame(packet: Packet) -> Frame:
@@ -14,7 +15,9 @@ def loop_frame(packet: Packet) -> Frame:
     Its checksum need not be completed nor its segments be cut: no wire lies between.
     The payload is copied, so that the sender may release its buffers on the ACK.
     """
-    return Frame(b"".join((packet.header, *packet.payload)), 0, packet.gso_size, True)
+    buf = b"".join((packet.header, *packet.payload))
+    charge = packet.charge if packet.csum_offset != _TCP_CSUM else 0
+    return Frame(buf, 0, packet.gso_size, True, charge)
 
 
 class Loopback(SoftDevice):

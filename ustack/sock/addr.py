@@ -2,7 +2,8 @@
 
 An IPv4-mapped IPv6 address (RFC 4291 section 2.5.5.2) is kept as its 4 bytes, so that
 the length alone says which protocol carries a packet; `present` gives it back its
-prefix for the IPv6 socket that shows it to a program.
+prefix for the IPv6 socket that shows it to a program. The mapped wildcard, `ANY4` on an
+IPv6 socket, is every IPv4 address and no IPv6 address.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ BROADCAST4 = b"\xff" * 4
 def normalize(addr: bytes) -> bytes:
     """`addr` as the core keeps it: mapped addresses shortened, the wildcard empty."""
     if len(addr) == 16 and addr[:12] == MAPPED_PREFIX:
-        addr = addr[12:]
+        return addr[12:]
     return addr if any(addr) else b""
 
 

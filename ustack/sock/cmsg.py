@@ -172,12 +172,23 @@ def _recv6(control: list[Cmsg], flags: int, rx: RxPacket) -> None:
 class SendOptions:
     """What the control messages of one send call ask for; -1 and b"" where they do not."""
 
-    __slots__ = ("dontfrag", "gso_size", "oif", "opt_id", "saddr", "stamps", "tos", "ttl")
+    __slots__ = (
+        "any_source",
+        "dontfrag",
+        "gso_size",
+        "oif",
+        "opt_id",
+        "saddr",
+        "stamps",
+        "tos",
+        "ttl",
+    )
 
     def __init__(self) -> None:
         self.ttl = -1
         self.tos = -1
         self.saddr = b""
+        self.any_source = False  # not even the one that the socket is bound to
         self.oif = 0
         self.gso_size = -1
         self.dontfrag = -1
@@ -202,7 +213,7 @@ def parse_send(sk: Sock, control: tuple[Cmsg, ...], v6: bool) -> SendOptions:
         elif level == SOL_IP and not v6:
             _send4(wanted, type_, data)
         elif level == SOL_IPV6 and v6:
-            _send6(wanted, type_, data)
+            _send6(sk, wanted, type_, data)
         elif level == SOL_IPV6 and type_ == IPV6_PKTINFO and sk.family == AF_INET6:
             _send_mapped_pktinfo(wanted, data)
     return wanted
@@ -225,8 +236,10 @@ def send_socket(sk: Sock, wanted: SendOptions, type_: int, data: bytes) -> None:
 
 def _send4(wanted: SendOptions, type_: int, data: bytes) -> None:
     if type_ == IP_PKTINFO and len(data) == _PKTINFO.size:
-        wanted.oif, saddr, _ = _PKTINFO.unpack(data)
+        oif, saddr, _ = _PKTINFO.unpack(data)
+        wanted.oif = oif or wanted.oif
         wanted.saddr = normalize(saddr)
+        wanted.any_source = not wanted.saddr
     elif type_ == IP_TTL and len(data) == _INT.size:
         wanted.ttl = _within(_INT.unpack(data)[0], 1, 255)
     elif type_ == IP_TOS and len(data) == _INT.size:
@@ -237,10 +250,16 @@ def _send4(wanted: SendOptions, type_: int, data: bytes) -> None:
         raise error(EINVAL)
 
 
-def _send6(wanted: SendOptions, type_: int, data: bytes) -> None:
+def _send6(sk: Sock, wanted: SendOptions, type_: int, data: bytes) -> None:
     if type_ == IPV6_PKTINFO and len(data) >= _PKTINFO6.size:
-        saddr, wanted.oif = _PKTINFO6.unpack_from(data)
-        wanted.saddr = normalize(saddr)
+        saddr, oif = _PKTINFO6.unpack_from(data)
+        bound = wanted.oif or sk.bindtodevice
+        saddr = normalize(saddr)
+        foreign = saddr and (len(saddr) == 4 or not sk.net.is_local(saddr))
+        if foreign or (oif and bound and oif != bound):
+            raise error(EINVAL)
+        wanted.oif = oif or wanted.oif
+        wanted.saddr = saddr or wanted.saddr
         return
     if len(data) != _INT.size:
         raise error(EINVAL)
@@ -259,10 +278,13 @@ def _send_mapped_pktinfo(wanted: SendOptions, data: bytes) -> None:
     """IPV6_PKTINFO on a send to an IPv4 destination: its address must be mapped."""
     if len(data) < _PKTINFO6.size:
         raise error(EINVAL)
-    saddr, wanted.oif = _PKTINFO6.unpack_from(data)
-    wanted.saddr = normalize(saddr)
-    if len(wanted.saddr) != 4:
+    saddr, oif = _PKTINFO6.unpack_from(data)
+    wanted.oif = oif or wanted.oif
+    saddr = normalize(saddr)
+    if len(saddr) != 4:
         raise error(EINVAL)
+    wanted.saddr = saddr if saddr != ANY4 else b""
+    wanted.any_source = not wanted.saddr
 
 
 def _within(value: int, low: int, high: int) -> int:

@@ -50,8 +50,9 @@ NAMES: list[str] = [
     *_group(
         "Icmp",
         "InMsgs InErrors InCsumErrors InDestUnreachs InTimeExcds InParmProbs InEchos InEchoReps "
+        "InTimestamps "
         "OutMsgs OutErrors OutRateLimitGlobal OutRateLimitHost OutDestUnreachs OutTimeExcds "
-        "OutParmProbs OutEchos OutEchoReps",
+        "OutParmProbs OutEchos OutEchoReps OutTimestampReps",
     ),
     *_group(
         "Tcp",

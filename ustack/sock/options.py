@@ -92,6 +92,7 @@ _INT, _LONG = Struct("i"), Struct("Q")
 _TWO_INTS, _TIMEVAL, _MEMINFO = Struct("ii"), Struct("qq"), Struct("9I")
 _SEC = 1_000_000_000
 _HOPS_DEFAULT = 64
+_IP_MAX_MTU = 0xFFFF  # whatever the device could carry
 
 # What a getter is told besides the socket: the length of the caller's buffer, and `now`.
 Getter: TypeAlias = Callable[[Sock, int, int], int | bytes]
@@ -449,7 +450,8 @@ def _get_mtu(sk: Sock, optlen: int, now: int) -> int:
     """The path MTU of a connected socket."""
     if sk.dst is None or not sk.daddr:
         raise error(ENOTCONN)
-    return sk.dst.mtu(now)
+    mtu = sk.dst.mtu(now)
+    return mtu if sk.dst.version == 6 else min(mtu, _IP_MAX_MTU)
 
 
 def _recverr(name: str) -> Option:

@@ -34,6 +34,7 @@ from errno import EACCES, EADDRINUSE, EADDRNOTAVAIL
 from hashlib import blake2s
 from typing import Protocol
 
+from ustack.sock.addr import ANY4
 from ustack.sock.errors import error
 from ustack.sock.net import Net
 from ustack.wire.packet import IPPROTO_UDP
@@ -105,7 +106,10 @@ def addr_overlap(a: PortOwner, b: PortOwner) -> bool:
     """Could one packet be for both (Linux: `inet_rcv_saddr_equal`, wildcards matching)?"""
     if a.rcv_saddr:
         if b.rcv_saddr:
-            return a.rcv_saddr == b.rcv_saddr
+            if a.rcv_saddr == b.rcv_saddr:
+                return True
+            v4 = len(a.rcv_saddr) == len(b.rcv_saddr) == 4
+            return v4 and ANY4 in (a.rcv_saddr, b.rcv_saddr)
         return _wildcard_covers(b, len(a.rcv_saddr) == 16)
     if b.rcv_saddr:
         return _wildcard_covers(a, len(b.rcv_saddr) == 16)

@@ -6,9 +6,10 @@ Sources: Linux `__inet_bind`, `__inet6_bind`, `__ip4_datagram_connect`,
 
 from __future__ import annotations
 
-from errno import EADDRNOTAVAIL, EAFNOSUPPORT, EINVAL, ENETUNREACH
+from errno import EADDRINUSE, EADDRNOTAVAIL, EAFNOSUPPORT, EINVAL, ENETUNREACH
 
 from ustack.sock import error_queue, multicast
+from ustack.sock.addr import ANY4
 from ustack.sock.errors import error
 from ustack.sock.proto import Address
 from ustack.sock.sock import (
@@ -32,10 +33,17 @@ def bind(sk: UdpSock, addr: Address) -> None:
         check_local(sk, local)
     if sk.sport:
         raise error(EINVAL)
-    sk.host.ports.bind(sk, local, port)
+    try:
+        sk.host.ports.bind(sk, local, port)
+    except OSError as why:
+        if why.errno == EADDRINUSE:  # an address from before is gone too
+            sk.saddr = sk.saddr4 = sk.rcv_saddr = b""
+        raise
     if sk.family == AF_INET6 and len(local) == 16:
         sk.v6only = True
-    sk.saddr = b"" if local and sk.net.is_group(local) else local
+    # an IPv6 socket keeps a mapped group as its source, and cannot send
+    group = len(local) == 16 or sk.family != AF_INET6
+    sk.saddr = b"" if local and group and sk.net.is_group(local) else local
     if local:
         sk.userlocks |= BINDADDR_LOCK
     if port:
@@ -55,7 +63,7 @@ def check_local(sk: UdpSock, local: bytes) -> None:
         raise error(EINVAL)
     if len(local) == 16 and local[:2] in _LINK_SCOPES and not sk.bindtodevice:
         raise error(EINVAL)
-    if sk.freebind or sk.net.sysctl.ip_nonlocal_bind:
+    if local == ANY4 or sk.freebind or sk.net.sysctl.ip_nonlocal_bind:
         return
     if not (sk.net.is_local(local) or sk.net.is_group(local)):
         raise error(EADDRNOTAVAIL)
@@ -75,28 +83,42 @@ def connect(sk: UdpSock, addr: Address) -> None:
     elif len(daddr) == 16:
         raise error(EAFNOSUPPORT)
     saddr = sendmsg.source(sk, daddr)
-    dst = sendmsg.route(sk, daddr, saddr, sk.bindtodevice)
+    v4 = len(daddr) == 4 or sk.family != AF_INET6
+    if v4:  # also where that fails
+        sk.dst = None
+        output.set_flow(sk, saddr or ANY4, daddr or ANY4, addr[1])
+    dst = sendmsg.path(sk, daddr, saddr, sk.bindtodevice)
+    if v4 or sk.cork is None:  # a pending IPv4 datagram goes where IPv4 was last meant
+        output.set_flow(sk, saddr or dst.saddr, dst.daddr, addr[1])
+    sendmsg.check_broadcast(sk, dst)
     if sk.inet_flags & F_DONTROUTE:
         sendmsg.check_on_link(dst)
-    if not sk.saddr:
-        sk.saddr = dst.saddr
-    if not sk.rcv_saddr:
-        sk.rcv_saddr = dst.saddr
+    if not any(sk.saddr):
+        sk.saddr = saddr or dst.saddr
+    elif v4 and len(sk.saddr) == 16:
+        sk.saddr4 = saddr or dst.saddr
+    if not any(sk.rcv_saddr):
+        sk.rcv_saddr = saddr or dst.saddr
     sk.daddr = dst.daddr
     sk.dport = addr[1]
     sk.dst = dst
-    output.set_flow(sk, saddr or dst.saddr, sk.daddr, sk.dport)
+    sk.old_peer = b""
+    if v4:
+        sk.ip_id = 0  # begins anew
     sk.host.table.hash(sk)
 
 
 def disconnect(sk: UdpSock) -> None:
-    """Dissolve the association; an address and a port that were not bound go too."""
+    """Dissolve the association; an address and a port that were not bound go too. As on
+    Linux, the IPv6 half of a socket goes on to hear its old peer only."""
+    if sk.family == AF_INET6 and sk.daddr:
+        sk.old_peer = sk.daddr
     sk.daddr = b""
     sk.dport = 0
     sk.dst = None
     sk.bindtodevice = 0
     if not sk.userlocks & BINDADDR_LOCK:
-        sk.saddr = sk.rcv_saddr = b""
+        sk.saddr = sk.saddr4 = sk.rcv_saddr = b""
     if sk.userlocks & BINDPORT_LOCK:
         sk.host.table.hash(sk)
     else:

@@ -21,7 +21,7 @@ from errno import EMSGSIZE, ENOBUFS
 from ustack.sock.errors import error
 from ustack.sock.multicast import hops
 from ustack.sock.sock import MSG_MORE, MSG_PROBE
-from ustack.sock.truesize import tx_truesize
+from ustack.sock.truesize import segmented_truesize, tx_truesize
 from ustack.sock.wait import Op
 from ustack.udp import output
 from ustack.udp.sock import Cork, UdpSock
@@ -72,10 +72,13 @@ def _add(sk: UdpSock, pending: Cork, data: Buffer, flags: int, now: int) -> None
 
 def _lay_out(sk: UdpSock, pending: Cork, length: int, added: int, now: int) -> None:
     """Charge `added` more bytes, `length` in all, to the fragments they go to."""
+    if output.gso_segment(sk, pending):  # one packet, its payload in pages
+        _charge(sk, pending, added if pending.tail else segmented_truesize(added))
+        pending.tail = output.HEADER_LEN + length
+        return
     v6 = len(pending.daddr) == 16
     hlen = output.IP6_HLEN if v6 else output.IP4_HLEN
-    mtu = output.MAX_LEN if output.gso_segment(sk, pending) else 0
-    mtu = mtu or output.fragment_size(sk, pending.dst, now)
+    mtu = output.fragment_size(sk, pending.dst, now)
     full = (mtu - hlen & ~7) + hlen - (output.FRAG6_HLEN if v6 else 0)
     if full <= hlen:
         raise error(EMSGSIZE)
@@ -102,7 +105,7 @@ def _lay_out(sk: UdpSock, pending: Cork, length: int, added: int, now: int) -> N
             raise error(ENOBUFS)
         pending.tail = size
         added -= size - hlen - gap
-        _charge(sk, pending, tx_truesize(size))
+        _charge(sk, pending, tx_truesize(size, v6))
 
 
 def _charge(sk: UdpSock, pending: Cork, size: int) -> None:

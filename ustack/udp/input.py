@@ -17,7 +17,7 @@ from ustack.sock.cmsg import recv_cmsgs
 from ustack.sock.error_queue import queue_icmp
 from ustack.sock.icmp import IcmpError, icmp_err_convert
 from ustack.sock.sock import F_RXQ_OVFL, PMTUDISC_DONT, PMTUDISC_INTERFACE, PMTUDISC_OMIT
-from ustack.sock.truesize import rx_truesize
+from ustack.sock.truesize import rx_truesize, segmented_truesize
 from ustack.udp.sock import Datagram, UdpSock
 from ustack.wire import icmp, icmpv6
 from ustack.wire.checksum import pseudo_sum, verify
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 _HEADER = Struct(">HHHH")  # source port, destination port, length, checksum
 _PORTS = Struct(">HH")
 HEADER_LEN = 8
+_CHECKSUM_BREAK = 76  # a kernel verifies what is longer when it is read: the socket's drop
 
 
 def rcv(host: UdpHost, rx: RxPacket, many: bool = False) -> None:
@@ -47,11 +48,8 @@ def rcv(host: UdpHost, rx: RxPacket, many: bool = False) -> None:
             return _drop(host, rx, "UDP_TOO_SHORT")
     end = l4 + ulen
     sk = None if many else host.table.lookup(rx.dst, dport, rx.src, sport, rx.iif)
-    if not rx.csum_ok:
-        if not csum:
-            if v6 and not (sk is not None and sk.no_check6_rx):
-                return _drop(host, rx, "UDP_CSUM")
-        elif not verify(rx.buf, l4, end, pseudo_sum(rx.src, rx.dst, IPPROTO_UDP, ulen)):
+    if not rx.csum_ok or not csum:
+        if not _is_sound(sk, rx, csum, end):
             return _drop(host, rx, "UDP_CSUM")
     if many:
         return _rcv_many(host, rx, sport, dport, end)
@@ -60,6 +58,18 @@ def rcv(host: UdpHost, rx: RxPacket, many: bool = False) -> None:
         if sk is None:
             return _no_port(host, rx, v6)
     _deliver(sk, rx, sport, end)
+
+
+def _is_sound(sk: UdpSock | None, rx: RxPacket, csum: int, end: int) -> bool:
+    """Is the checksum right, or may it be absent?"""
+    if not csum:
+        return len(rx.src) == 4 or (sk is not None and sk.no_check6_rx)
+    ulen = end - rx.l4
+    if verify(rx.buf, rx.l4, end, pseudo_sum(rx.src, rx.dst, IPPROTO_UDP, ulen)):
+        return True
+    if sk is not None and ulen > _CHECKSUM_BREAK:
+        sk.drops += 1
+    return False
 
 
 def _deliver(sk: UdpSock, rx: RxPacket, sport: int, end: int) -> None:
@@ -85,13 +95,12 @@ def _rcv_many(host: UdpHost, rx: RxPacket, sport: int, dport: int, end: int) -> 
 def _rcv_merged(sk: UdpSock, rx: RxPacket, sport: int, start: int, end: int) -> None:
     """A frame of several datagrams of `rx.gso_size` bytes, the last perhaps shorter."""
     if sk.gro:
-        truesize = rx_truesize(rx.end - rx.l3, rx.gso_size)
+        truesize = rx.truesize or rx_truesize(rx.end - rx.l3, rx.gso_size)
         queue_rcv(sk, Datagram(rx, sport, start, end, truesize, rx.gso_size))
         return
-    headers = start - rx.l3
     for at in range(start, end, rx.gso_size):
         stop = min(at + rx.gso_size, end)
-        queue_rcv(sk, Datagram(rx, sport, at, stop, rx_truesize(headers + stop - at)))
+        queue_rcv(sk, Datagram(rx, sport, at, stop, segmented_truesize(stop - at)))
 
 
 def queue_rcv(sk: UdpSock, dg: Datagram) -> None:

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from hashlib import blake2s
 
-from ustack.sock.addr import is_multicast
+from ustack.sock.addr import ANY4, is_multicast
 from ustack.sock.multicast import allows
 from ustack.sock.sock import AF_INET, AF_INET6
 from ustack.udp.sock import UdpSock
@@ -46,7 +46,7 @@ class UdpTable:
             self._conns.setdefault(conn, []).append(sk)
             sk.hash_key = conn
         else:
-            bound = (sk.rcv_saddr, sk.sport)
+            bound = (sk.rcv_saddr if sk.rcv_saddr != ANY4 else b"", sk.sport)
             self._bound.setdefault(bound, []).append(sk)
             sk.hash_key = bound
 
@@ -122,6 +122,7 @@ class UdpTable:
                 for sk in socks
                 if sk.reuseport
                 and sk.family == best.family
+                and sk.rcv_saddr == best.rcv_saddr
                 and sk.bindtodevice == best.bindtodevice
                 and not sk.daddr
             ]
@@ -136,7 +137,10 @@ def _score(sk: UdpSock, v6: bool, raddr: bytes, iif: int) -> int:
     """How well a socket that is bound to the right address and port fits; -1: not at all."""
     score = 1
     if sk.family == AF_INET6:
-        if not v6 and sk.v6only:
+        if not v6:
+            if sk.v6only:
+                return -1
+        elif sk.rcv_saddr == ANY4 or (sk.old_peer and sk.old_peer != raddr):
             return -1
     elif v6:
         return -1

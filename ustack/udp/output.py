@@ -26,7 +26,7 @@ from ustack.sock.sock import (
     PMTUDISC_WANT,
     SEND_SHUTDOWN,
 )
-from ustack.sock.truesize import datagram_truesize, rx_truesize, tx_truesize
+from ustack.sock.truesize import datagram_truesize, segmented_truesize, tx_truesize
 from ustack.sock.wait import Op
 from ustack.udp.sock import Cork, UdpSock
 from ustack.wire.packet import DROPPED, IPPROTO_UDP, Buffer
@@ -79,19 +79,19 @@ def check_gso(sk: UdpSock, pending: Cork, length: int, now: int) -> int:
         return 0
     v6 = len(pending.daddr) == 16
     headers = HEADER_LEN + (IP6_HLEN if v6 else IP4_HLEN)
-    if headers + size > fragment_size(sk, pending.dst, now):
+    if headers + min(size, length) > fragment_size(sk, pending.dst, now):
         raise error(EMSGSIZE)
     if length > size * _MAX_SEGMENTS or no_checksum(sk, v6):
         raise error(EINVAL)
     return size if length > size else 0
 
 
-def charges(pending: Cork, length: int, mtu: int, gso_size: int) -> tuple[int, int]:
+def charges(sk: UdpSock, pending: Cork, length: int, mtu: int) -> tuple[int, int]:
     """(charge of the datagram, charge of all its fragments but the last)."""
     v6 = len(pending.daddr) == 16
     hlen = IP6_HLEN if v6 else IP4_HLEN
-    if gso_size:
-        return rx_truesize(hlen + HEADER_LEN + length, gso_size), 0
+    if gso_segment(sk, pending):
+        return segmented_truesize(length), 0
     return datagram_truesize(hlen, HEADER_LEN + length, mtu)
 
 
@@ -100,7 +100,8 @@ def charges(pending: Cork, length: int, mtu: int, gso_size: int) -> tuple[int, i
 
 def send_at_once(sk: UdpSock, pending: Cork, data: Buffer, flags: int, now: int) -> int | Op[int]:
     """The uncorked path (Linux: `ip_make_skb`, `udp_send_skb`)."""
-    total = len(data) + (_WIRE6_HLEN if len(pending.daddr) == 16 else _WIRE4_HLEN)
+    v6 = len(pending.daddr) == 16
+    total = len(data) + (_WIRE6_HLEN if v6 else _WIRE4_HLEN)
     limit = min(fragment_size(sk, pending.dst, now), MAX_LEN)
     small = total <= limit and not gso_segment(sk, pending)
     if not small:
@@ -110,7 +111,7 @@ def send_at_once(sk: UdpSock, pending: Cork, data: Buffer, flags: int, now: int)
         if not has_room(sk, timeo):
             return _wait_and_send(sk, pending, data, timeo, now)
     if small:
-        transmit(sk, pending, data, 0, tx_truesize(total), now)
+        transmit(sk, pending, data, 0, tx_truesize(total, v6), now)
         return len(data)
     return depart(sk, pending, data, now)
 
@@ -144,7 +145,7 @@ def depart(sk: UdpSock, pending: Cork, data: Buffer, now: int) -> int:
     length = len(data)
     mtu = fragment_size(sk, pending.dst, now)
     gso_size = check_gso(sk, pending, length, now) if gso_segment(sk, pending) else 0
-    charge, before_last = charges(pending, length, mtu, gso_size)
+    charge, before_last = charges(sk, pending, length, mtu)
     if before_last and sk.wmem_alloc + before_last >= 2 * sk.sndbuf:
         count_sndbuf_error(sk)
         raise error(ENOBUFS)
@@ -179,14 +180,23 @@ def transmit(
     )  # fmt: skip
     if stamps or zerocopy:
         notify.datagram_left(
-            sk, stamps, pending.opt_id, zerocopy, verdict == DROPPED, charge,
-            pending.dst.dev.ifindex, now,
+            sk, stamps, pending.opt_id, zerocopy, verdict == DROPPED,
+            _stamped_charge(sk, ulen, charge, v6), pending.dst.dev.ifindex, now,
         )  # fmt: skip
     if verdict == DROPPED:
         count_sndbuf_error(sk)
         if sk.recverr6 if v6 else sk.recverr:
             raise error(ENOBUFS)
     sk.net.mib.values["Udp6OutDatagrams" if v6 else "UdpOutDatagrams"] += 1
+
+
+def _stamped_charge(sk: UdpSock, ulen: int, charge: int, v6: bool) -> int:
+    """The charge of what carries the stamps of a datagram: of its first fragment."""
+    packet = sk.notify.packet if sk.notify is not None else b""
+    size = len(packet) - (IP6_HLEN + FRAG6_HLEN if v6 else IP4_HLEN)
+    if not packet or size >= ulen - (FRAG6_HLEN if v6 else 0):
+        return charge
+    return tx_truesize(len(packet) - (FRAG6_HLEN if v6 else 0), v6)
 
 
 def set_flow(sk: UdpSock, saddr: bytes, daddr: bytes, dport: int) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from errno import EINVAL, ENOPROTOOPT, ENOTCONN, ENOTTY, EOPNOTSUPP
-from itertools import chain
 from typing import NoReturn
 
 from ustack.sock import datagram
@@ -80,8 +79,7 @@ class UdpProto:
         if request == SIOCOUTQ:
             return sk.wmem_alloc
         if request == SIOCINQ:
-            first = next(chain(_udp(sk).reader_queue, _udp(sk).receive_queue), None)
-            return first.end - first.start if first is not None else 0
+            return recvmsg.first_length(_udp(sk))
         raise error(ENOTTY)
 
     def poll(self, sk: Sock, now: int) -> int:

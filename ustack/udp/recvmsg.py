@@ -12,7 +12,6 @@ was full stays full for a while (Linux: `udp_rmem_release`).
 from __future__ import annotations
 
 from collections import deque
-from itertools import chain
 
 from ustack.sock.cmsg import recv_cmsgs
 from ustack.sock.deadlines import NEVER
@@ -88,11 +87,31 @@ def _refill(sk: UdpSock) -> deque[Datagram]:
     return sk.reader_queue
 
 
+def first_length(sk: UdpSock) -> int:
+    """The length of the first datagram, 0 if there is none (Linux: `first_packet_length`)."""
+    queue = sk.reader_queue
+    if not queue:
+        if not sk.receive_queue:
+            return 0
+        queue = _refill(sk)
+    return queue[0].end - queue[0].start
+
+
 def _peek(sk: UdpSock, length: int, flags: int) -> RecvMsg | None:
-    """The first datagram, or the one that SO_PEEK_OFF has come to, left where it is."""
+    """The first datagram, or the one that SO_PEEK_OFF has come to, left where it is. What has
+    arrived is taken over if it is not among what was taken over before."""
+    msg = _peek_taken(sk, length, flags)
+    if msg is None and sk.receive_queue:
+        sk.reader_queue.extend(sk.receive_queue)
+        sk.receive_queue.clear()
+        msg = _peek_taken(sk, length, flags)
+    return msg
+
+
+def _peek_taken(sk: UdpSock, length: int, flags: int) -> RecvMsg | None:
     spans = sk.peek_off >= 0
     off = max(sk.peek_off, 0)
-    for dg in chain(sk.reader_queue, sk.receive_queue):
+    for dg in sk.reader_queue:
         size = dg.end - dg.start
         if spans and off >= size and (size or off or dg.peeked):
             off -= size

@@ -22,7 +22,7 @@ from errno import (
     EOPNOTSUPP,
 )
 
-from ustack.sock.addr import LOOPBACK4, LOOPBACK6, is_multicast
+from ustack.sock.addr import ANY4, LOOPBACK4, LOOPBACK6, is_multicast
 from ustack.sock.cmsg import parse_send
 from ustack.sock.dst import Dst
 from ustack.sock.errors import error
@@ -163,6 +163,8 @@ def _send(
         return output.send_at_once(sk, pending, data, flags, now)
     if len(pending.daddr) == 4:
         output.set_flow(sk, pending.saddr, pending.daddr, pending.dport)
+    if pending.gso_size < 0:
+        pending.gso_size = sk.gso_size
     sk.cork = pending
     return cork.append(sk, pending, data, flags, now)
 
@@ -207,8 +209,10 @@ def _to_peer(sk: UdpSock, corkreq: bool) -> Cork:
 def _with_control(sk: UdpSock, daddr: bytes, dport: int, control: tuple[Cmsg, ...]) -> Cork:
     wanted = parse_send(sk, control, len(daddr) == 16)
     if wanted.saddr and not sk.net.is_local(wanted.saddr):
-        raise error(EINVAL if len(daddr) == 16 else ENETUNREACH)
-    saddr = wanted.saddr or source(sk, daddr)
+        raise error(ENETUNREACH)
+    saddr = wanted.saddr
+    if not saddr:
+        saddr = group_source(sk, daddr) if wanted.any_source else source(sk, daddr)
     dst = route(sk, daddr, saddr, wanted.oif or sk.bindtodevice)
     pending = _cork(sk, dst, saddr or dst.saddr, dst.daddr, dport)
     if wanted.ttl >= 0:
@@ -230,29 +234,46 @@ def check_on_link(dst: Dst) -> None:
 
 def source(sk: UdpSock, daddr: bytes) -> bytes:
     """The address to send from, b"" if the route decides: an IPv6 address, which a socket
-    has from its connect, does not serve an IPv4 destination."""
+    has from a connect, does not serve an IPv4 destination; another connect gave it one."""
     saddr = sk.saddr
     if len(daddr) == 4:
-        if len(saddr) == 16:
-            saddr = b""
-        if sk.mc is not None and not saddr and is_multicast(daddr):
-            return multicast_source(sk)
+        if len(saddr) == 16 or saddr == ANY4:
+            saddr = sk.saddr4
+        if sk.mc is not None and not saddr:
+            return group_source(sk, daddr)
     return saddr
 
 
+def group_source(sk: UdpSock, daddr: bytes) -> bytes:
+    """What IP_MULTICAST_IF says for datagrams to an IPv4 group, else b""."""
+    return multicast_source(sk) if len(daddr) == 4 and is_multicast(daddr) else b""
+
+
 def route(sk: UdpSock, daddr: bytes, saddr: bytes, oif: int) -> Dst:
-    """The path of a datagram; ENETUNREACH, EACCES for a broadcast without SO_BROADCAST,
-    EAFNOSUPPORT from an IPv4 to an IPv6 address."""
-    if len(daddr) == 16 and len(saddr) == 4:
-        raise error(EAFNOSUPPORT)
+    """The path of a datagram that the socket may send."""
+    dst = path(sk, daddr, saddr, oif)
+    if dst.broadcast:
+        check_broadcast(sk, dst)
+    return dst
+
+
+def check_broadcast(sk: UdpSock, dst: Dst) -> None:
+    """EACCES for a broadcast without SO_BROADCAST."""
+    if dst.broadcast and not sk.broadcast:
+        raise error(EACCES)
+
+
+def path(sk: UdpSock, daddr: bytes, saddr: bytes, oif: int) -> Dst:
+    """The path of a datagram; ENETUNREACH, EAFNOSUPPORT from an IPv4 to an IPv6 address."""
+    foreign = len(daddr) == 16 and len(saddr) == 4
     if sk.mc is not None and not oif and is_multicast(daddr):
         oif = device(sk, len(daddr) == 16)
     try:
-        dst = sk.net.route(daddr, saddr or None, oif)
+        dst = sk.net.route(daddr, None if foreign else saddr or None, oif)
     except OSError as why:
         if why.errno == ENETUNREACH:
             sk.net.mib.inc("Ip6OutNoRoutes" if len(daddr) == 16 else "IpOutNoRoutes")
         raise
-    if dst.broadcast and not sk.broadcast:
-        raise error(EACCES)
+    if foreign:
+        raise error(EAFNOSUPPORT)
     return dst

@@ -88,7 +88,8 @@ class UdpSock(Sock):
 
     __slots__ = (
         "cork", "corked", "csum_base", "flow", "forward_deficit", "gro", "gso_size", "hash_key",
-        "host", "no_check6_rx", "no_check6_tx", "reader_queue", "receive_queue",
+        "host", "no_check6_rx", "no_check6_tx", "old_peer", "reader_queue", "receive_queue",
+        "saddr4",
     )  # fmt: skip
 
     def __init__(self, host: UdpHost, family: int) -> None:
@@ -100,6 +101,8 @@ class UdpSock(Sock):
         self.forward_deficit = 0
         self.hash_key: tuple[bytes, int] | tuple[bytes, int, bytes, int] | None = None
         self.flow = (b"", b"", 0)
+        self.old_peer = b""  # the only one whose IPv6 packets are heard, b"" for all
+        self.saddr4 = b""  # source of IPv4 packets where `saddr` is an IPv6 address
         self.csum_base = 0  # pseudo-header sum of the addresses in `flow` and the protocol
         self.corked = False  # UDP_CORK
         self.cork: Cork | None = None  # the pending datagram

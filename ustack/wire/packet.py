@@ -39,16 +39,25 @@ class Frame:
 
     `gso_size` is 0, or the payload bytes of each segment that was merged into this
     frame. `csum_ok`: the device vouches for the transport checksum (virtio's
-    DATA_VALID or NEEDS_CSUM); else the stack verifies it.
+    DATA_VALID or NEEDS_CSUM); else the stack verifies it. `truesize`: what a datagram of
+    this host has cost its sender, 0 for all that comes from elsewhere.
     """
 
-    __slots__ = ("buf", "csum_ok", "gso_size", "off")
+    __slots__ = ("buf", "csum_ok", "gso_size", "off", "truesize")
 
-    def __init__(self, buf: bytes, off: int = 0, gso_size: int = 0, csum_ok: bool = False) -> None:
+    def __init__(
+        self,
+        buf: bytes,
+        off: int = 0,
+        gso_size: int = 0,
+        csum_ok: bool = False,
+        truesize: int = 0,
+    ) -> None:
         self.buf = buf
         self.off = off
         self.gso_size = gso_size
         self.csum_ok = csum_ok
+        self.truesize = truesize
 
 
 class Packet:
@@ -100,7 +109,8 @@ class RxPacket:
 
     `buf[l4:end]` is the transport header and payload, `buf[l3:]` the IP header. `iif` is
     the index of the device it came from, `now` its arrival time. `truesize` is 0, or for
-    a reassembled datagram the charge of its fragments (else `sock.truesize` has it).
+    a reassembled datagram the charge of its fragments, for one of this host what its sender
+    was charged (else `sock.truesize` has it).
     """
 
     __slots__ = (

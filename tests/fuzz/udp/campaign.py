@@ -8,6 +8,7 @@ from tests.fuzz.campaign import Campaign, draw
 from tests.fuzz.udp.check import check
 from tests.fuzz.udp.program import Program, plainer, programs
 
+_PART, _PARTS = 500, 1_000_000
 WORKERS = int(os.environ.get("USTACK_FUZZ_UDP_WORKERS", "2"))
 
 
@@ -17,5 +18,9 @@ def campaign() -> Campaign:
 
 
 def draw_programs(count: int, seed: int) -> list[Program]:
-    """Always the same for one `seed`."""
-    return draw(count, seed, programs())
+    """Always the same for one `seed`. In parts: Hypothesis remembers what it has drawn."""
+    drawn: list[Program] = []
+    while len(drawn) < count:
+        part = min(_PART, count - len(drawn))
+        drawn += draw(part, seed * _PARTS + len(drawn) // _PART, programs())
+    return drawn

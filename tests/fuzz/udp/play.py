@@ -134,6 +134,8 @@ class UdpTrial(Trial):
             return
         if seen.proto == UDP:
             self.sent.append(raw)
+            if seen.dport >= EPHEMERAL:
+                seen.text = seen.text.replace(f">{seen.dport} ", ">* ", 1)
         if seen.offset:
             seen.text += f" {crc32(raw[48 if seen.v6 else 20 :]):08x}"
         if seen.offset and seen.id == self._last_id:
@@ -190,9 +192,9 @@ class FuzzSocket(Socket):
     def state(self) -> dict[str, Any]:
         """All that can be asked without changing it."""
         raw = self.raw
+        found: dict[str, Any] = {"inq": raw.ioctl(SIOCINQ), "outq": raw.ioctl(SIOCOUTQ)}
         words = struct.unpack("9I", raw.getsockopt(SOL_SOCKET, 55, 36))
-        found: dict[str, Any] = {name: words[at] for name, at in _MEM}
-        found["inq"], found["outq"] = raw.ioctl(SIOCINQ), raw.ioctl(SIOCOUTQ)
+        found.update({name: words[at] for name, at in _MEM})
         found["poll"] = poll_names(raw.poll())
         found["name"] = self.shown(raw.getsockname())
         try:
@@ -309,7 +311,7 @@ class Player:
     def do_icmp(self, kind: int, code: int, rest: int, back: int, cut: int) -> None:
         src, dst = self._ends()
         version = 4 if self.family == AF4 else 6
-        sent = [raw for raw in self.trial.sent if raw[0] >> 4 == version]
+        sent = [raw for raw in self.trial.sent if raw[0] >> 4 == version and src in raw[12:40]]
         if back < len(sent):
             quote = sent[-1 - back]
         else:
@@ -326,11 +328,12 @@ class Player:
 
 
 def _is_connected(s: FuzzSocket) -> bool:
+    """To an IPv4 peer, so that its packets are numbered."""
     try:
-        s.raw.getpeername()
+        peer = s.raw.getpeername()
     except OSError:
         return False
-    return True
+    return s.family == AF4 or ip_address(peer[0]).ipv4_mapped is not None
 
 
 # -- backends --------------------------------------------------------------------------------
@@ -355,10 +358,13 @@ class UdpKernelSut(KernelSut):
         self.marker.recv(1)
 
     def renew(self) -> None:
-        """Drop what a program has left."""
+        """Drop what a program has left: its sockets, and path MTUs of IPv4. Those of IPv6
+        cannot be dropped, but are only ever those of its peer."""
         for made in [*self.sockets]:
             made.sock.close()
         self.sockets.clear()
+        with open("/proc/sys/net/ipv4/route/flush", "w", encoding="ascii") as file:
+            file.write("1")
 
 
 def _run(program: Program, sut: UdpKernelSut | StackSut, place: Place) -> Trace:
