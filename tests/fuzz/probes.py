@@ -39,6 +39,11 @@ def _address_ignored(trace: Trace) -> bool:
     return any("to (peer)" in e.text and isinstance(e.value, int) for e in _calls(trace, "send"))
 
 
+def _control_refused(trace: Trace) -> bool:
+    """a send with a control message that there is not says EINVAL"""
+    return any(e.value == "EINVAL" for e in _calls(trace, "send"))
+
+
 def _zerocopy_copies(trace: Trace) -> bool:
     """a send with MSG_ZEROCOPY succeeds"""
     return any("0x4000000" in e.text and isinstance(e.value, int) for e in _calls(trace, "send"))
@@ -126,7 +131,7 @@ PROBES = (
     Probe("A-33", "tcp.output:small_queue_test", "sk.tsq_throttled = True"),
     Probe("A-34", "tcp.output:grow_skb", "behind.seq += nbytes"),
     Probe(
-        "A-34", "tcp.output:write_xmit", "rwnd_limited = True",
+        "A-34", "tcp.output:_fit", "return SHORT_OF_RWND",
         "skb.seq < sk.wnd_end and skb.len < mss_now",
     ),
     Probe("A-35", "tcp.transmit:transmit", "event_ack_sent(sk)", "sk.tstamp_ok"),
@@ -150,7 +155,7 @@ PROBES = (
     Probe("A-60", "tcp.transmit:_urgent_pointer", "return sk.snd_up - seq"),
     Probe("A-65", seen=_ignored_flags),
     Probe("A-66", seen=_address_ignored),
-    Probe("A-66", "tcp.sendmsg:sendmsg", "raise error(EINVAL)"),
+    Probe("A-66", seen=_control_refused),
     Probe("A-67", seen=_zerocopy_copies),
     Probe("A-67", "sock.notify:_deliver_zerocopy", "queue(sk, entry)"),
     Probe("A-70", "tcp.lifecycle:close", "send_active_reset(sk, now)"),
@@ -205,7 +210,7 @@ PROBES = (
     Probe("B-12", "tcp.recvmsg:_copy", "read.len += used", "read.call_flags & MSG_TRUNC"),
     Probe("B-13", seen=_no_source),
     Probe("B-14", "tcp.recvmsg:_add_inq", "hint = max(hint, 1)"),
-    Probe("B-15", "tcp.recvmsg:_finish", "add_times(msg.control, sk, sk.last_tstamp)"),
+    Probe("B-15", "tcp.recvmsg:_finish", "add_times(msg.control, sk, read.arrived)"),
     Probe(
         "B-16", "tcp.recvmsg:_recv_blocking", "read.peek_seq = sk.copied_seq + max(sk.peek_off, 0)"
     ),

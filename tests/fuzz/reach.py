@@ -72,7 +72,10 @@ def _places(probes: tuple[Probe, ...]) -> Places:
         if probe.seen is None:
             when = compile(probe.when, "<probe>", "eval") if probe.when else None
             lines = found.setdefault(function_of(probe).__code__, {})
-            lines.setdefault(line_numbers(probe)[0], []).append((probe, when))
+            places = line_numbers(probe)
+            if len(places) != 1:
+                raise ValueError(f"not one line, but {len(places)}: {probe}")
+            lines.setdefault(places[0], []).append((probe, when))
     return found
 
 
