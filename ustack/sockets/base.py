@@ -330,13 +330,13 @@ def _option_value(level: int, value: int | Buffer | None, optlen: int | None) ->
     """What the kernel would read from the program for this setsockopt."""
     if value is None:
         if optlen is None:
-            raise TypeError("setsockopt() needs an optlen when value is None")
+            raise TypeError("invalid value for argument 'value': None needs an optlen")
         # A null pointer: IPv6 options read it as zero, the others fault on it.
         if optlen and level != socket.IPPROTO_IPV6:
             raise error(errno.EFAULT)
         return bytes(optlen)
     if optlen is not None:
-        raise TypeError("setsockopt() takes an optlen only when value is None")
+        raise TypeError("invalid value for argument 'value': an optlen is for None")
     if isinstance(value, int):
         try:
             return _INT.pack(value)
