@@ -8,7 +8,8 @@ allowance makes the reordering timer run.
 
 An entry that was never retransmitted was sent in sequence order, so the walk over the
 retransmit queue ends at the first such entry sent after the reference point, once it is
-past everything that was retransmitted (`retransmit_high`).
+past everything that was retransmitted (`retransmit_high`). What was found lost once is not
+looked at again before it goes again, not even when an undo has taken the mark off it.
 
 Sources: RFC 8985 section 6.2, Linux tcp_recovery.c; rules D-15, D-27.
 """
@@ -16,12 +17,13 @@ Sources: RFC 8985 section 6.2, Linux tcp_recovery.c; rules D-15, D-27.
 from __future__ import annotations
 
 from ustack.tcp.rtt import NO_RTT
-from ustack.tcp.skb import EVER_RETRANS, LOST, SACKED_ACKED, SACKED_RETRANS, Skb
+from ustack.tcp.skb import EVER_RETRANS, LOST, SACKED_ACKED, SACKED_RETRANS, UNLISTED, Skb
 from ustack.tcp.sock import PENDING_REO, TcpSock
 from ustack.tcp.state import CA_RECOVERY
 from ustack.tcp.timers import reset_xmit_timer, rto_ns
 
 _TIMER_SLACK = 2_000_000  # ns added to the reordering timer (TCP_TIMEOUT_MIN_US)
+_SETTLED = SACKED_ACKED | UNLISTED
 REO_WND_PERSIST = 16  # recoveries that a widened allowance survives
 
 
@@ -81,7 +83,7 @@ def detect_loss(sk: TcpSock, now: int) -> int:
     mstamp, end_seq = sk.rack_mstamp, sk.rack_end_seq
     for skb in sk.rtx_queue:
         sacked = skb.sacked
-        if sacked & SACKED_ACKED or (sacked & LOST and not sacked & SACKED_RETRANS):
+        if sacked & _SETTLED or (sacked & LOST and not sacked & SACKED_RETRANS):
             continue
         if not _sent_after(mstamp, end_seq, skb.tx_time, skb.end_seq):
             if skb.seq >= sk.retransmit_high:
@@ -90,6 +92,7 @@ def detect_loss(sk: TcpSock, now: int) -> int:
         remaining = skb_timeout_ns(sk, skb, reo_wnd, now)
         if remaining <= 0:
             mark_skb_lost(sk, skb)
+            skb.sacked |= UNLISTED
         else:
             wait = max(wait, remaining)
     return wait

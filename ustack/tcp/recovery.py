@@ -43,7 +43,7 @@ from ustack.tcp.cwnd import (
 from ustack.tcp.pmtu import simple_retransmit
 from ustack.tcp.retransmit import fragment, xmit_retransmit_queue
 from ustack.tcp.sacktag import add_reno_sack
-from ustack.tcp.skb import LOST, SACKED_ACKED
+from ustack.tcp.skb import LOST, SACKED_ACKED, UNLISTED
 from ustack.tcp.sock import MS, PENDING_RETRANS, TcpSock
 from ustack.tcp.state import CA_CWR, CA_DISORDER, CA_LOSS, CA_OPEN, CA_RECOVERY
 from ustack.tcp.timers import rearm_rto, reset_xmit_timer
@@ -281,7 +281,8 @@ def _timeout_mark_lost(sk: TcpSock, now: int) -> None:
         sk.sacked_out = 0
     for skb in sk.rtx_queue:
         if reneged:
-            skb.sacked &= ~SACKED_ACKED
+            if skb.sacked & SACKED_ACKED:
+                skb.sacked = skb.sacked & ~SACKED_ACKED | UNLISTED
         elif sk.sack_ok and skb is not head and rack.skb_timeout_ns(sk, skb, 0, now) > 0:
             continue
         rack.mark_skb_lost(sk, skb)

@@ -24,7 +24,15 @@ from ustack.tcp.output import (
     small_queue_test,
     split,
 )
-from ustack.tcp.skb import EVER_RETRANS, LOST, MAX_PARTS, SACKED_ACKED, SACKED_RETRANS, Skb
+from ustack.tcp.skb import (
+    EVER_RETRANS,
+    LOST,
+    MAX_PARTS,
+    SACKED_ACKED,
+    SACKED_RETRANS,
+    UNLISTED,
+    Skb,
+)
 from ustack.tcp.sock import PENDING_REO, PENDING_RETRANS, TcpSock
 from ustack.tcp.state import (
     CA_LOSS,
@@ -139,6 +147,7 @@ def resend(sk: TcpSock, skb: Skb, segs: int, now: int) -> int:
     if transmit_skb(sk, skb, now) == DROPPED:
         sk.net.mib.inc("TcpExtTCPRetransFail", skb.pcount)
         return LOCAL_DROP
+    skb.sacked &= ~UNLISTED
     return SENT
 
 

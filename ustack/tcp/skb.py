@@ -15,6 +15,7 @@ from ustack.wire.packet import Buffer
 SACKED_ACKED = 1
 SACKED_RETRANS = 2
 LOST = 4
+UNLISTED = 0x40  # RACK looks at it again when it has gone again (Linux: not tsorted)
 EVER_RETRANS = 0x80
 
 # Bounds the iovec of one write. The kernel's limit of 17 fragments is no limit to what is

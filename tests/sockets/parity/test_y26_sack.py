@@ -8,7 +8,7 @@ from random import Random
 
 from tests.sockets.parity.scenario import parity
 from tests.sockets.parity.test_y26_recovery import STATE, flight
-from tests.sockets.parity.trial import SOL_TCP
+from tests.sockets.parity.trial import SOL_SOCKET, SOL_TCP
 
 FULL_STATE = (*STATE, "delivered", "reord_seen")
 COUNTERS = tuple(
@@ -225,4 +225,61 @@ def test_a_passive_handshake_that_was_only_late(t, case):
     look(t, s)
     s.send(30000)
     t.run(2)
+    look(t, s)
+
+
+@parity("D-12", "A-1", cases=["growing", "every-second", "backwards", 1, 2, 3], v6=False)
+def test_a_large_flight(t, case):
+    """Hundreds of packets in entries of many: what is merged, up to the size of an entry."""
+    s, f = t.connected(sack=True, wscale=8, rtt=30)
+    t.rule("D-12")
+    s.set(SOL_SOCKET, socket.SO_SNDBUF, 4000000)
+    for count in (20, 40, 80, 160, 320, 640, 640):
+        una = f.seen
+        f.ack()
+        s.send(count * 1460)
+        t.run(20, quietly=True)
+    count = s.info("unacked")["unacked"]
+    t.check(count > 600, count)
+    s.mem("wmem_queued")
+    rng = Random(case)
+    blocks = []
+    for i in range(40):
+        if case == "growing":
+            blocks = [(una + 1460, una + 1460 * (2 + 15 * i))]
+        elif case == "every-second":
+            at = una + 1460 * (1 + i * 14)
+            blocks = [(at, at + 7 * 1460), *blocks][:4]
+        elif case == "backwards":
+            at = una + 1460 * (585 - i * 14)
+            blocks = [(at, una + 600 * 1460)]
+        else:
+            at = una + 1460 * rng.randint(1, 500)
+            blocks = [(at, at + 1460 * rng.randint(1, 90)), *blocks][:4]
+        f.ack(una, sacks=blocks)
+        s.info("sacked", "lost", "retrans", "delivered")
+        s.mem("wmem_queued")
+    f.ack()
+    s.mem("wmem_queued")
+
+
+@parity("D-26", "D-15", cases=["quiet", "sacks"])
+def test_what_is_unmarked_is_not_found_again(t, case):
+    """After a partial undo time alone tells nothing of what was marked before."""
+    s, f, at = flight(t, 10, ts=True)
+    t.rule("D-26")
+    t.run(20)
+    early = f.ecr
+    f.ack(1, sacks=[(at(5), at(8))])
+    t.run(2)
+    look(t, s)
+    f.ack(at(3), sacks=[(at(5), at(8))], tsecr=early)
+    look(t, s)
+    if case == "sacks":
+        t.run(30)
+        look(t, s)
+        f.ack(at(3), sacks=[(at(5), at(10))])
+    t.run(60)
+    look(t, s)
+    t.run(300)
     look(t, s)
