@@ -223,6 +223,7 @@ class KernelHost:
             f"route add default dev {DEVICE}",
             f"route add ::/0 dev {DEVICE}",
         )
+        self._wait_until_in_use(US6)
         self.netns.sysctl("net/ipv4/ping_group_range", "0 2147483647")
         self.made: list[KernelSocket] = []
         with self.netns.entered():
@@ -232,8 +233,19 @@ class KernelHost:
         self.marker.connect(self.marker.getsockname())
         self.marker.settimeout(5)
 
+    def _wait_until_in_use(self, address: str) -> None:
+        """The kernel takes an IPv6 address into use in a work queue (`addrconf_dad_work`);
+        packets to it that come before are lost."""
+        deadline = time.monotonic() + 5
+        show = ["ip", "-6", "route", "show", "table", "local", "type", "local", address]
+        while not self.netns.run(show):
+            assert time.monotonic() < deadline, f"{address} is not in use"
+            time.sleep(0.002)
+
     def add_address(self, cidr: str) -> None:
         self.netns.ip(f"address add {cidr} dev {DEVICE} nodad")
+        if ":" in cidr:
+            self._wait_until_in_use(cidr.partition("/")[0])
 
     def sysctl(self, name: str, value: int) -> None:
         family = "ipv6" if "mld" in name else "ipv4"
