@@ -18,7 +18,7 @@ from typing import Any
 
 from tests.fuzz.program import GAP, SOL_TCP, Op, Program
 from tests.fuzz.slow import SLOW, SlowKernel
-from tests.fuzz.timeline import LONGEST, MS, TICK, Watch, aligned
+from tests.fuzz.timeline import LONGEST, MS, TICK, ExactWheel, Watch, aligned
 from tests.fuzz.trial import FuzzClock, FuzzTrial, select
 from tests.sockets.parity.kernel import KernelSut
 from tests.sockets.parity.peer import Seen, pattern
@@ -407,6 +407,7 @@ def play_stack(program: Program, plan: list[int] | None = None) -> Result:
     local = LOCAL6 if setup["v6"] else LOCAL4
     shaper = SLOW if setup["slow"] else None
     sut = StackSut(setup["v6"], local, {}, setup["mtu"], FuzzClock(), shaper)
+    sut.wheel = ExactWheel(0)
     return play(program, sut, _PORTS[0], plan)
 
 

@@ -19,6 +19,7 @@ import time
 from collections.abc import Iterator
 
 from tests.sockets.parity.stack import StackSut
+from tests.sockets.parity.wheel import Wheel
 from ustack.link.fifo import Fifo
 from ustack.sock.deadlines import NEVER
 from ustack.tcp.skb import EVER_RETRANS
@@ -30,6 +31,7 @@ TICK = 4
 BEFORE, NEAR = 12, 6  # ms to the next timer; ms to an instant
 LATE, LATE_8, LATE_64 = 16, 52, 280
 MOST_NOISE = 100  # ms
+MOST_BACKOFF = 4
 LONGEST = 6000  # ms that one step waits at most
 _CLOCK_MONOTONIC_COARSE = 6  # moves with the tick
 EXACT = (T_PACING, T_COMPRESSED_ACK)  # timers that are no jiffies
@@ -50,6 +52,14 @@ def late(duration: int) -> int:
     return LATE_8 if duration < 2016 * MS else LATE_64
 
 
+class ExactWheel(Wheel):
+    """Timers of the stack fire when they are due. So the kernel's can only be later, and by
+    how much is a matter of `late`."""
+
+    def expiry(self, at: int, armed: int) -> int:
+        return at
+
+
 class Watch:
     """The timers of one socket, seen every tick."""
 
@@ -63,6 +73,11 @@ class Watch:
         self._left_at = -NEVER  # when it let the last one go
         self._after = 0  # what the timer was late that has just fired
 
+    def _unsure(self) -> int:
+        """How many ms the timers that stand on a round trip may be apart: each back-off
+        doubles what `noise` has made of the timeout."""
+        return self.noise << min(self.sk.rtt.backoff, MOST_BACKOFF)
+
     def look(self, now: int, sut: StackSut) -> None:
         """Note what is armed at `now`, before time passes."""
         for which, at in enumerate([*self.sk.timers, *_calls(sut)]):
@@ -70,7 +85,7 @@ class Watch:
                 self.armed.pop(which, None)
             elif self.armed.get(which, (0, 0))[0] != at:
                 own = TICK if which in EXACT else late(at - now)
-                self.armed[which] = (at, self._after + own + self.noise)
+                self.armed[which] = (at, self._after + own + self._unsure())
 
     def passed(self, now: int) -> None:
         """Time has passed until `now`: what was due has fired. What it armed inherits that
@@ -93,7 +108,7 @@ class Watch:
         if now < self.busy_until:
             return False
         for at in [*self.sk.timers, *_calls(sut)]:
-            if at < now + (BEFORE + self.noise) * MS:
+            if at < now + (BEFORE + self._unsure()) * MS:
                 return False
         if isinstance(sut.dev, Fifo) and not self._device_quiet(now, sut.dev):
             return False
