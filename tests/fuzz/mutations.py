@@ -92,8 +92,8 @@ MUTATIONS = (
     ),
     Mutation("B-7", "tcp/sock.py", "avail >= target", "avail > target"),
     Mutation(
-        "B-11", "tcp/recvmsg.py", "sk.peek_off = max(sk.peek_off - msg.len, 0)",
-        "sk.peek_off = sk.peek_off - msg.len",
+        "B-11", "tcp/recvmsg.py", "sk.peek_off = max(sk.peek_off - used, 0)",
+        "sk.peek_off = sk.peek_off - used",
     ),
     Mutation("B-14", "tcp/recvmsg.py", "hint = max(hint, 1)", "pass"),
     Mutation("B-21", "tcp/recvmsg.py", "sk.copied_seq > sk.urg_seq", "sk.copied_seq >= sk.urg_seq"),

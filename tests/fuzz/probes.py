@@ -206,7 +206,7 @@ PROBES = (
         "may_wait = deadline is None or now < deadline", "deadline is not None and now >= deadline",
     ),
     Probe("B-11", "tcp.recvmsg:_Read.__init__", "self.peek_seq += sk.peek_off"),
-    Probe("B-11", "tcp.recvmsg:_finish", "sk.peek_off = max(sk.peek_off - msg.len, 0)"),
+    Probe("B-11", "tcp.recvmsg:_copy", "sk.peek_off = max(sk.peek_off - used, 0)"),
     Probe("B-12", "tcp.recvmsg:_copy", "read.len += used", "read.call_flags & MSG_TRUNC"),
     Probe("B-13", seen=_no_source),
     Probe("B-14", "tcp.recvmsg:_add_inq", "hint = max(hint, 1)"),

@@ -237,6 +237,16 @@ def test_b14_tcp_inq():
     assert hint(3) == 1
 
 
+def test_b11_the_peek_offset_moves_while_the_call_still_waits():
+    b = Bench.connected()
+    b.setopt(SOL_SOCKET, SO_PEEK_OFF, 4)
+    call = b.start("recvmsg", 100, MSG_PEEK | MSG_WAITALL)
+    b.inject("PA", data=b"0123456789")
+    assert not call.done
+    assert b.getopt(SOL_SOCKET, SO_PEEK_OFF) == 10
+    b.raises(errno.EAGAIN, b.recv, 1, MSG_PEEK)
+
+
 def test_b16_a_peeking_reader_follows_the_one_that_read():
     b = Bench.connected()
     b.inject("PA", data=b"abc")

@@ -185,6 +185,11 @@ def _copy(sk: TcpSock, read: _Read, data: memoryview, offset: int, avail: int, s
     read.len += used
     read.left -= used
     _advance(sk, read, used)
+    if sk.peek_off >= 0:  # seen by whoever reads while this call sleeps (rule B-11)
+        if read.peeking:
+            sk.peek_off += used
+        else:
+            sk.peek_off = max(sk.peek_off - used, 0)
 
 
 def _advance(sk: TcpSock, read: _Read, n: int) -> None:
@@ -200,12 +205,6 @@ def _advance(sk: TcpSock, read: _Read, n: int) -> None:
 def _finish(sk: TcpSock, read: _Read, now: int) -> RecvMsg:
     """Account for the read: ACK or window update, peek offset, control messages."""
     msg = read
-    if read.peeking:
-        if sk.peek_off >= 0:
-            sk.peek_off += msg.len
-    else:
-        if sk.peek_off > 0:
-            sk.peek_off = max(sk.peek_off - msg.len, 0)
     if msg.len or sk.ack_pending:
         cleanup_rbuf(sk, msg.len, now)
     if (sk.timestamp or sk.tsflags) and read.arrived >= 0:
