@@ -189,11 +189,24 @@ def test_d49_a_delivery_rate():
     assert b.sk.rate_interval_us == pytest.approx(100_000, abs=5)
 
 
+def test_d50_a_peer_that_opens_without_a_window_leaves_the_rate_at_the_default_mss():
+    b = connected(rtt=100, window=0)
+    assert b.sk.pacing_rate == pytest.approx(2 * 10 * 524 * 10, rel=0.01)
+
+
 def test_d50_the_rate_is_twice_the_window_in_slow_start():
     b = connected(rtt=100)
-    assert b.sk.pacing_rate == pytest.approx(2 * 10 * MSS * 10, rel=0.01)
+    room = MSS - 12  # for timestamps, which the peer does not have
+    assert b.sk.pacing_rate == pytest.approx(2 * 10 * room * 10, rel=0.01)
     b.sk.cc.snd_ssthresh = 10
     b.send(MSS)
     b.run(100)
     b.inject()
     assert b.sk.pacing_rate == pytest.approx(1.2 * 10 * MSS * 10, rel=0.01)
+
+
+def test_b70_the_ack_of_a_syn_ack_does_not_hide_its_echo_from_the_first_data():
+    b = Bench.accepted(ts=True, rtt=50)
+    assert not b.sk.rcv_rtt_us
+    b.inject("A", data=b"x" * 1000)
+    assert b.sk.rcv_rtt_us >> 3 == 50_000

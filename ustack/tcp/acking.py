@@ -74,7 +74,7 @@ def measure_rcv_mss(sk: TcpSock, seg: Segment) -> None:
     if whole >= MSS_DEFAULT + 20 or (
         whole >= MIN_MSS + 20 and not seg.flags & (FIN | URG | SYN | PSH)
     ):
-        length = whole - (32 if sk.tstamp_ok else 20)
+        length = whole - sk.tcp_header_len
         sk.last_seg_size = length
         if length == last:
             sk.rcv_mss = length

@@ -37,7 +37,7 @@ from ustack.tcp.acking import enter_quickack_mode
 from ustack.tcp.congestion.base import INFINITE_SSTHRESH
 from ustack.tcp.cwnd import set_ca_state
 from ustack.tcp.lifecycle import disconnect, reset, set_state
-from ustack.tcp.mss import TSTAMP_LEN, advertise_mss, default_mss
+from ustack.tcp.mss import TCP_HEADER_LEN, TSTAMP_LEN, advertise_mss, default_mss
 from ustack.tcp.output import sndbuf_expand, sync_mss
 from ustack.tcp.pacing import update_pacing_rate
 from ustack.tcp.predict import fast_path_on
@@ -218,6 +218,8 @@ def connect_init(sk: TcpSock, now: int) -> None:
     sysctl = sk.net.sysctl
     sk.mss_clamp = sk.user_mss or default_mss(sk.dst.version == 6)
     sk.max_window = 0
+    if sysctl.tcp_timestamps:  # until the peer says that it has none
+        sk.tcp_header_len = TCP_HEADER_LEN + TSTAMP_LEN
     mtu_probe.init(sk, now)
     sync_mss(sk, sk.dst.mtu(now))
     sk.advmss = advertise_mss(sk.dst.mtu(now), sk.dst.version == 6, sk.user_mss, sysctl.min_adv_mss)
@@ -281,9 +283,16 @@ def _take_options(sk: TcpSock, seg: Segment) -> None:
     if sk.tstamp_ok:
         sk.ts_recent = options.tsval
         sk.ts_recent_stamp = seg.now
-        sk.advmss -= TSTAMP_LEN
     if options.mss:
         sk.mss_clamp = min(options.mss, sk.user_mss or options.mss)
+
+
+def _settle_header_len(sk: TcpSock) -> None:
+    """Whether timestamps take their room is known now."""
+    sk.tcp_header_len = TCP_HEADER_LEN
+    if sk.tstamp_ok:
+        sk.tcp_header_len += TSTAMP_LEN
+        sk.advmss -= TSTAMP_LEN
 
 
 def _take_irs(sk: TcpSock, seg: Segment) -> None:
@@ -302,10 +311,15 @@ def _synack_for_us(sk: TcpSock, seg: Segment) -> None:
     _take_irs(sk, seg)
     sk.snd_wl1 = seg.seq
     _undo_spurious_syn(sk, seg)
+    if seg.window:
+        sk.max_window = seg.window
+        sync_mss(sk, sk.pmtu_cookie)
+    sk.snd_wnd = seg.window
     _syn_acked(sk, seg)
     sk.bytes_acked += seg.ack - sk.snd_una
     sk.snd_una = sk.snd_up = seg.ack
-    sk.snd_wnd = sk.max_window = seg.window
+    renew_pacing_rate(sk)  # by an MSS with room for timestamps, and the default one into no window
+    _settle_header_len(sk)
     sync_mss(sk, sk.dst.mtu(now))
     rcvbuf.initialize_rcv_mss(sk)
     _finish_connect(sk, now)
@@ -377,6 +391,7 @@ def _simultaneous_open(sk: TcpSock, seg: Segment) -> None:
     _take_irs(sk, seg)
     sk.snd_wnd = sk.max_window = seg.window
     sk.snd_wl1 = seg.seq
+    _settle_header_len(sk)
     sync_mss(sk, sk.dst.mtu(now))
     rcvbuf.initialize_rcv_mss(sk)
     set_state(sk, SYN_RECV)
@@ -413,7 +428,8 @@ def create_child(request: Request, seg: Segment) -> TcpSock:
     sk.rcv_wnd, sk.rcv_wscale = request.rcv_wnd, request.rcv_wscale
     sk.snd_wscale = request.snd_wscale
     sk.ts_recent, sk.ts_recent_stamp = request.ts_recent, seg.now if request.tstamp_ok else 0
-    sk.advmss = request.advmss - (TSTAMP_LEN if sk.tstamp_ok else 0)
+    sk.advmss = request.advmss
+    _settle_header_len(sk)
     sk.mss_clamp = request.mss
     sk.snd_wnd = sk.max_window = seg.window << sk.snd_wscale
     sk.rcv_tstamp = sk.lsndtime = sk.lrcvtime = seg.now
@@ -473,6 +489,7 @@ def synack_received(sk: TcpSock, seg: Segment) -> None:
     if sk.retrans_stamp:
         _undo_spurious_syn(sk, seg)
     init_transfer(sk, now)
+    renew_pacing_rate(sk)
     sk.retrans_stamp = 0
     sk.copied_seq = sk.rcv_nxt
     set_state(sk, ESTABLISHED)
@@ -508,6 +525,11 @@ def init_transfer(sk: TcpSock, now: int) -> None:
         sk.start_pacing()
     rcvbuf.init_buffer_space(sk, now)
     sndbuf_expand(sk, initial=True)
+
+
+def renew_pacing_rate(sk: TcpSock) -> None:
+    """The first pacing rate (`tcp_update_pacing_rate`)."""
+    cc = sk.cc
     sysctl = sk.net.sysctl
     sk.pacing_rate = update_pacing_rate(
         cc.snd_cwnd,

@@ -213,12 +213,11 @@ def _has_new_data(sk: TcpSock, seg: Segment) -> bool:
 def _late_text(sk: TcpSock, seg: Segment) -> bool:
     """Payload and FIN in the states around and after ESTABLISHED (rule C-29)."""
     state = sk.state
-    if state == ESTABLISHED:
-        _process_text(sk, seg)
-        return True
     if seg.flags & URG or sk.urg_data:
         urg(sk, seg)
-    if state in (FIN_WAIT1, FIN_WAIT2) or seg.seq < sk.rcv_nxt:  # nothing can follow a FIN
+    if state == ESTABLISHED:
+        data_queue(sk, seg)
+    elif state in (FIN_WAIT1, FIN_WAIT2) or seg.seq < sk.rcv_nxt:  # nothing can follow a FIN
         if sk.shutdown & RCV_SHUTDOWN and _has_new_data(sk, seg):
             sk.net.mib.inc("TcpExtTCPAbortOnData")
             reset(sk, seg.now)

@@ -28,7 +28,7 @@ from ustack.tcp import mss
 from ustack.tcp.cwnd import current_ssthresh
 from ustack.tcp.skb import Skb
 from ustack.tcp.sock import SEC, MtuProbe, TcpSock
-from ustack.tcp.state import CA_CWR, CA_OPEN, SYN_SENT
+from ustack.tcp.state import CA_CWR, CA_OPEN
 from ustack.tcp.transmit import transmit_skb
 from ustack.wire.packet import DROPPED
 from ustack.wire.tcp import ACK, FIN, PSH
@@ -44,14 +44,14 @@ def mtu_to_mss(sk: TcpSock, mtu: int) -> int:
         mtu,
         _net_header_len(sk),
         sk.mss_clamp,
-        32 if sk.tstamp_ok else 20,
+        sk.tcp_header_len,
         min_snd_mss=sk.net.sysctl.tcp_min_snd_mss,
     )
 
 
 def mss_to_mtu(sk: TcpSock, size: int) -> int:
     """The packet that carries so much (`tcp_mss_to_mtu`)."""
-    return size + (32 if sk.tstamp_ok else 20) + _net_header_len(sk)
+    return size + sk.tcp_header_len + _net_header_len(sk)
 
 
 def _net_header_len(sk: TcpSock) -> int:
@@ -70,8 +70,6 @@ def init(sk: TcpSock, now: int) -> None:
 def _begin(sk: TcpSock, now: int) -> MtuProbe:
     sysctl = sk.net.sysctl
     low = mss_to_mtu(sk, sysctl.tcp_base_mss)
-    if sk.state == SYN_SENT and not sk.tstamp_ok and sysctl.tcp_timestamps:
-        low += mss.TSTAMP_LEN  # they may yet be agreed upon
     return MtuProbe(low, _highest(sk), now)
 
 

@@ -63,7 +63,7 @@ DEFER_NS = 1_000_000  # an ACK is worth waiting for that long
 def sync_mss(sk: TcpSock, pmtu: int) -> int:
     """Recompute mss_cache for a path MTU (rule A-40, `tcp_sync_mss`)."""
     size = mtu_to_mss(sk, pmtu)
-    size = mss.bound_to_half_wnd(size, sk.max_window, 32 if sk.tstamp_ok else 20)
+    size = mss.bound_to_half_wnd(size, sk.max_window, sk.tcp_header_len)
     sk.pmtu_cookie = pmtu
     mtup = sk.mtup
     if mtup is not None:
@@ -107,7 +107,7 @@ def xmit_size_goal(sk: TcpSock, mss_now: int, large_allowed: bool) -> int:
         return mss_now
     limit = GSO_MAX_SIZE
     if sk.max_window < 2 * GSO_MAX_SIZE:
-        limit = mss.bound_to_half_wnd(limit, sk.max_window, 32 if sk.tstamp_ok else 20)
+        limit = mss.bound_to_half_wnd(limit, sk.max_window, sk.tcp_header_len)
     goal = sk.gso_segs * mss_now
     if limit < goal or limit >= goal + mss_now:
         sk.gso_segs = min(limit // mss_now, 65535)

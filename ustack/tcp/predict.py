@@ -29,7 +29,6 @@ from ustack.tcp.sock import TcpSock
 from ustack.wire.tcp import ACK, PSH
 
 PAGE = 4096
-_PLAIN, _WITH_TS = 20, 32  # header lengths
 
 
 def fast_path_check(sk: TcpSock) -> None:
@@ -53,9 +52,7 @@ def is_predicted(sk: TcpSock, seg: Segment) -> bool:
     all else?"""
     if seg.flags & ~PSH != ACK or seg.ack > sk.snd_nxt:
         return False
-    if sk.tstamp_ok:
-        return seg.hdr_len == _WITH_TS and seg.options.has_ts
-    return seg.hdr_len == _PLAIN
+    return seg.hdr_len == sk.tcp_header_len and seg.options.has_ts == sk.tstamp_ok
 
 
 def fits_reservation(sk: TcpSock, seg: Segment) -> bool:

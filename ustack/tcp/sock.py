@@ -21,6 +21,7 @@ from ustack.sock.errors import error
 from ustack.sock.notify import deliver_until
 from ustack.sock.sock import PACING_UNLIMITED, RCVBUF_LOCK, SOCK_STREAM, Sock
 from ustack.tcp.congestion.base import CongestionControl
+from ustack.tcp.mss import TCP_HEADER_LEN
 from ustack.tcp.pacing import PACING_NEEDED, PACING_NONE
 from ustack.tcp.recv_queue import OfoQueue, ReceiveQueue
 from ustack.tcp.rtt import MinRttFilter, RttEstimator
@@ -98,6 +99,7 @@ class TcpSock(Sock):
         "mss_cache", "mss_clamp", "user_mss", "advmss", "pmtu_cookie", "mtup", "gso_segs",
         "nonagle",
         "notsent_lowat", "snd_wscale", "rcv_wscale", "wscale_ok", "sack_ok", "tstamp_ok",
+        "tcp_header_len",
         # send: flight and recovery
         "packets_out", "sacked_out", "lost_out", "retrans_out", "ca_state", "high_seq",
         "undo_marker", "undo_retrans", "retrans_stamp", "retransmits", "prr_delivered", "prr_out",
@@ -202,6 +204,7 @@ class TcpSock(Sock):
         self.gso_segs = 0
         self.snd_wscale = self.rcv_wscale = 0
         self.wscale_ok = self.sack_ok = self.tstamp_ok = False
+        self.tcp_header_len = TCP_HEADER_LEN  # with the options that every segment carries
 
     def _init_recovery(self) -> None:
         sysctl = self.net.sysctl
