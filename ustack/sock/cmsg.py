@@ -15,6 +15,7 @@ from struct import Struct
 
 from ustack.sock.addr import ANY4, normalize, present
 from ustack.sock.errors import error
+from ustack.sock.kept import SO_TXTIME, kept
 from ustack.sock.notify import OPT_ID, OPT_RX_FILTER, RX_SOFTWARE, SOFTWARE, TX_RECORD, times
 from ustack.sock.options import (
     SO_MARK,
@@ -55,6 +56,7 @@ SCM_TS_OPT_ID = 81
 _FOR_UNIX = (1, 2)  # SCM_RIGHTS, SCM_CREDENTIALS: of no concern here
 
 _INT, _U16, _U32 = Struct("i"), Struct("H"), Struct("I")
+_U64_SIZE = 8
 _TWO_LONGS = Struct("qq")
 _PKTINFO = Struct("=i4s4s")  # ifindex, spec_dst, addr
 _PKTINFO6 = Struct("=16si")  # addr, ifindex
@@ -223,6 +225,8 @@ def send_socket(sk: Sock, wanted: SendOptions, type_: int, data: bytes) -> None:
     """One of level SOL_SOCKET (Linux: `__sock_cmsg_send`)."""
     if type_ in _FOR_UNIX:
         return
+    if type_ == SO_TXTIME and len(data) == _U64_SIZE and kept(sk, SOL_SOCKET, SO_TXTIME):
+        return  # it leaves at once
     if len(data) != _U32.size:
         raise error(EINVAL)
     number = _U32.unpack(data)[0]

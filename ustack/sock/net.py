@@ -46,6 +46,7 @@ class Net(ABC):
         self.seeds = seeds
         self.mib = Mib()
         self.deadlines = Deadlines()
+        self.last_cookie = 0  # of the sockets (SO_COOKIE)
         self.wall_ns = wall_ns  # add to `now` for the time of day (SO_TIMESTAMP)
         self.trace: Callable[..., None] | None = None
 

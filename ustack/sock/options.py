@@ -17,7 +17,7 @@ changes is a method of its socket (`on_sndbuf_changed`, `set_rcvlowat`).
 On a dual-stack socket the SOL_IP options are for the IPv4 packets and the SOL_IPV6 ones for
 the IPv6 packets. Those about groups are in `sock.multicast` and `sock.source_filter`.
 
-Limits: names not in the tables are refused, SO_INCOMING_CPU can only be read.
+Options that have no effect here are in `sock.kept`; other names are refused.
 
 Sources: Linux `sk_setsockopt`, `sk_getsockopt`, `do_ip_setsockopt`, `do_ip_getsockopt`,
 `do_ipv6_setsockopt`; values, ranges and truncation as observed on 6.18.
@@ -34,10 +34,12 @@ from ustack.sock import multicast, notify, source_filter
 from ustack.sock.deadlines import NEVER
 from ustack.sock.error_queue import purge_errors
 from ustack.sock.errors import error
+from ustack.sock.kept import get_kept, is_kept, set_kept
 from ustack.sock.sock import (
     AF_INET6,
     F_DONTFRAG,
     F_DONTROUTE,
+    F_NO_PORT,
     F_PKTINFO,
     F_RECVHOPLIMIT,
     F_RECVORIGDSTADDR,
@@ -70,14 +72,14 @@ SO_PRIORITY, SO_LINGER, SO_REUSEPORT, SO_RCVLOWAT, SO_SNDLOWAT = 12, 13, 15, 18,
 SO_RCVTIMEO, SO_SNDTIMEO, SO_BINDTODEVICE, SO_TIMESTAMP, SO_ACCEPTCONN = 20, 21, 25, 29, 30
 SO_SNDBUFFORCE, SO_RCVBUFFORCE, SO_TIMESTAMPNS, SO_MARK, SO_TIMESTAMPING = 32, 33, 35, 36, 37
 SO_PROTOCOL, SO_DOMAIN, SO_RXQ_OVFL, SO_PEEK_OFF = 38, 39, 40, 42
-SO_SELECT_ERR_QUEUE, SO_MAX_PACING_RATE, SO_INCOMING_CPU, SO_MEMINFO = 45, 47, 49, 55
+SO_SELECT_ERR_QUEUE, SO_MAX_PACING_RATE, SO_MEMINFO = 45, 47, 55
 SO_INCOMING_NAPI_ID, SO_ZEROCOPY, SO_BINDTOIFINDEX = 56, 60, 62
 SO_TIMESTAMP_NEW, SO_TIMESTAMPNS_NEW, SO_TIMESTAMPING_NEW = 63, 64, 65
-SO_RCVTIMEO_NEW, SO_SNDTIMEO_NEW = 66, 67
+SO_RCVTIMEO_NEW, SO_SNDTIMEO_NEW, SO_BUF_LOCK = 66, 67, 72
 
 IP_TOS, IP_TTL, IP_PKTINFO, IP_MTU_DISCOVER, IP_RECVERR = 1, 2, 8, 10, 11
 IP_RECVTTL, IP_RECVTOS, IP_MTU, IP_FREEBIND = 12, 13, 14, 15
-IP_RECVORIGDSTADDR, IP_MINTTL, IP_LOCAL_PORT_RANGE = 20, 21, 51
+IP_RECVORIGDSTADDR, IP_MINTTL, IP_BIND_ADDRESS_NO_PORT, IP_LOCAL_PORT_RANGE = 20, 21, 24, 51
 
 IPV6_UNICAST_HOPS, IPV6_MTU_DISCOVER, IPV6_MTU, IPV6_RECVERR, IPV6_V6ONLY = 16, 23, 24, 25, 26
 IPV6_RECVPKTINFO, IPV6_RECVHOPLIMIT, IPV6_DONTFRAG, IPV6_RECVTCLASS, IPV6_TCLASS = (
@@ -87,6 +89,7 @@ IPV6_MINHOPCOUNT, IPV6_RECVORIGDSTADDR, IPV6_FREEBIND = 73, 74, 78
 
 INT_MAX = 0x7FFFFFFF
 IFNAMSIZ = 16
+_BUF_LOCKS = SNDBUF_LOCK | RCVBUF_LOCK
 _ECN_MASK = 3
 _INT, _LONG = Struct("i"), Struct("Q")
 _TWO_INTS, _TIMEVAL, _MEMINFO = Struct("ii"), Struct("qq"), Struct("9I")
@@ -353,6 +356,13 @@ def _set_ifindex(sk: Sock, number: int, value: bytes, now: int) -> None:
     sk.dst = None
 
 
+def _set_buf_lock(sk: Sock, number: int, value: bytes, now: int) -> None:
+    """Which buffers the host may no longer tune."""
+    if number & ~_BUF_LOCKS:
+        raise error(EINVAL)
+    sk.userlocks = number | sk.userlocks & ~_BUF_LOCKS
+
+
 def _get_device(sk: Sock, optlen: int, now: int) -> bytes:
     name = sk.net.device_name(sk.bindtodevice) if sk.bindtodevice else None
     if name is None:
@@ -406,7 +416,7 @@ _SOCKET: dict[int, Option] = {
     SO_PEEK_OFF: (lambda sk, optlen, now: sk.peek_off, _set_peek_off),
     SO_SELECT_ERR_QUEUE: _flag(F_SELECT_ERR_QUEUE),
     SO_MAX_PACING_RATE: (_get_pacing_rate, _set_pacing_rate),
-    SO_INCOMING_CPU: _readonly(lambda sk: -1),
+    SO_BUF_LOCK: (lambda sk, optlen, now: sk.userlocks & _BUF_LOCKS, _set_buf_lock),
     SO_INCOMING_NAPI_ID: _readonly(lambda sk: 0),
     SO_MEMINFO: (_get_meminfo, None),
     SO_ZEROCOPY: (_flag(F_ZEROCOPY)[0], _set_zerocopy),
@@ -502,7 +512,7 @@ def _set_frag_size(sk: Sock, number: int, value: bytes, now: int) -> None:
 
 def _set_port_range(sk: Sock, number: int, value: bytes, now: int) -> None:
     low, high = number & 0xFFFF, number >> 16 & 0xFFFF
-    if len(value) < _INT.size or (low and high and low > high):
+    if len(value) != _INT.size or (low and high and low > high):
         raise error(EINVAL)
     sk.port_range = number & 0xFFFFFFFF
 
@@ -522,6 +532,7 @@ _IP: dict[int, Option] = {
     IP_FREEBIND: _FREEBIND,
     IP_RECVORIGDSTADDR: _flag(F_RECVORIGDSTADDR),
     IP_MINTTL: _ranged("minttl", 0, 255),
+    IP_BIND_ADDRESS_NO_PORT: _flag(F_NO_PORT),
     IP_LOCAL_PORT_RANGE: (lambda sk, optlen, now: _signed(sk.port_range), _set_port_range),
     **multicast.IP_OPTIONS,
     **source_filter.IP_OPTIONS,
@@ -577,28 +588,46 @@ def unknown_option(sk: Sock, level: int, getting: bool) -> OSError:
 def set_common(sk: Sock, level: int, name: int, value: bytes, now: int) -> bool:
     """Set an option of the common tables; False if they do not have it."""
     option = _find(sk, level, name)
-    if level == SOL_SOCKET:
-        number = 0 if name == SO_BINDTODEVICE else read_int(value)
-    if option is None or option[1] is None:
+    if option is None:
+        known = _is_level_of(sk, level) and (level != SOL_IPV6 or is_kept(level, name))
+        return known and set_kept(sk, level, name, _number(level, name, value), value)
+    number = _number(level, name, value)
+    if option[1] is None:
         return False
-    if level == SOL_IP:
-        number = read_int(value) if len(value) >= _INT.size else value[0] if value else 0
-    elif level == SOL_IPV6:
-        short = name == IPV6_DONTFRAG and len(value) < _INT.size  # the one that lets it pass
-        number = 0 if short else read_int(value)
     option[1](sk, number, value, now)
     return True
+
+
+def _number(level: int, name: int, value: bytes) -> int:
+    """What a setter takes for a number, as its level reads it."""
+    if level == SOL_IP:
+        return read_int(value) if len(value) >= _INT.size else value[0] if value else 0
+    if (level, name) == (SOL_SOCKET, SO_BINDTODEVICE):
+        return 0
+    if (level, name) == (SOL_IPV6, IPV6_DONTFRAG) and len(value) < _INT.size:
+        return 0  # the one of its level that lets it pass
+    return read_int(value) if level in (SOL_SOCKET, SOL_IPV6) else 0
+
+
+def _is_level_of(sk: Sock, level: int) -> bool:
+    return level in _LEVELS and (level != SOL_IPV6 or sk.family == AF_INET6)
 
 
 def get_common(sk: Sock, level: int, name: int, optlen: int, now: int) -> bytes | None:
     """The value of an option of the common tables, at most `optlen` bytes of it; None if
     they do not have it."""
     option = _find(sk, level, name)
-    if option is None or option[0] is None:
-        return None
     if optlen < 0:
-        raise error(EINVAL)
-    value = option[0](sk, optlen, now)
+        if level in (SOL_SOCKET, SOL_IP):
+            raise error(EINVAL)
+        optlen = _INT.size  # IPv6 takes it for a large number
+    value: int | bytes | None = None
+    if option is None:
+        value = get_kept(sk, level, name, optlen) if _is_level_of(sk, level) else None
+    elif option[0] is not None:
+        value = option[0](sk, optlen, now)
+    if value is None:
+        return None
     if isinstance(value, bytes):
         return value[:optlen]
     if level == SOL_IP and 0 < optlen < _INT.size and 0 <= value <= 255:
@@ -607,7 +636,4 @@ def get_common(sk: Sock, level: int, name: int, optlen: int, now: int) -> bytes 
 
 
 def _find(sk: Sock, level: int, name: int) -> Option | None:
-    if level == SOL_IPV6 and sk.family != AF_INET6:
-        return None
-    table = _LEVELS.get(level)
-    return table.get(name) if table is not None else None
+    return _LEVELS[level].get(name) if _is_level_of(sk, level) else None

@@ -68,7 +68,7 @@ F_PKTINFO, F_RECVTTL, F_RECVTOS, F_RECVORIGDSTADDR = 0x1, 0x2, 0x4, 0x8
 F_RECVPKTINFO6, F_RECVHOPLIMIT, F_RECVTCLASS, F_RECVORIGDSTADDR6 = 0x10, 0x20, 0x40, 0x80
 F_RXQ_OVFL = 0x100
 F_DONTROUTE, F_DONTFRAG, F_SELECT_ERR_QUEUE = 0x200, 0x400, 0x800
-F_ZEROCOPY, F_TIMESTAMPING_NEW = 0x1000, 0x2000
+F_ZEROCOPY, F_TIMESTAMPING_NEW, F_NO_PORT = 0x1000, 0x2000, 0x4000
 F_RECV_CMSGS = 0x1FF  # any of the first two lines, or RXQ_OVFL
 
 
@@ -97,6 +97,7 @@ class Sock:
     __slots__ = (
         "bindtodevice",
         "broadcast",
+        "cookie",
         "daddr",
         "dport",
         "dst",
@@ -112,6 +113,7 @@ class Sock:
         "ip_id",
         "ip_template",
         "keepopen",
+        "kept",
         "linger",
         "linger_time",
         "max_pacing_rate",
@@ -196,6 +198,8 @@ class Sock:
         self.recverr6 = False  # IPV6_RECVERR
         self.v6only = False
         self.freebind = False
+        self.kept: dict[tuple[int, int], int | bytes] | None = None  # `sock.kept`
+        self.cookie = 0  # SO_COOKIE, 0 until asked for
         self.inet_flags = 0  # the rarer options, F_* above
         self.ip_id = 0
         self.ip_template: object = None  # what `queue_xmit` keeps between packets

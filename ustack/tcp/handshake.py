@@ -431,6 +431,7 @@ def create_child(request: Request, seg: Segment) -> TcpSock:
     sk.advmss = request.advmss
     _settle_header_len(sk)
     sk.mss_clamp = request.mss
+    sk.saved_syn = request.saved_syn
     sk.snd_wnd = sk.max_window = seg.window << sk.snd_wscale
     sk.rcv_tstamp = sk.lsndtime = sk.lrcvtime = seg.now
     sync_mss(sk, sk.dst.mtu(seg.now))
@@ -447,6 +448,7 @@ def create_child(request: Request, seg: Segment) -> TcpSock:
     return sk
 
 
+_FASTOPEN = (6, 23)  # SOL_TCP, TCP_FASTOPEN
 _INHERITED = (
     "sndbuf", "rcvbuf", "userlocks", "nonagle", "keepopen", "keepalive_time", "keepalive_intvl",
     "keepalive_probes", "linger", "linger_time", "linger2", "oobinline", "rcvlowat",
@@ -455,6 +457,7 @@ _INHERITED = (
     "reuse", "reuseport", "rcvtimeo", "sndtimeo", "recverr", "v6only", "max_pacing_rate",
     "syn_retries", "scaling_ratio", "timestamp", "inq_cmsg", "peek_off", "inet_flags", "minttl",
     "freebind", "pingpong", "pacing_rate", "pacing_status", "thin_lto", "delack_max",
+    "save_syn",
 )  # fmt: skip
 
 
@@ -462,6 +465,8 @@ def _inherit(sk: TcpSock, parent: TcpSock) -> None:
     for name in _INHERITED:
         setattr(sk, name, getattr(parent, name))
     sk.userlocks &= ~BINDPORT_LOCK
+    if parent.kept is not None:  # but for what belongs to the queue of a listener
+        sk.kept = {k: v for k, v in parent.kept.items() if k != _FASTOPEN}
     sk.set_rto_bounds(parent.rto_min_us, parent.rto_max_us)
     if parent.notify is not None:
         notify.of(sk)

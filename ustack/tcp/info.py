@@ -41,7 +41,7 @@ def _head(sk: TcpSock) -> tuple[int, ...]:
         min(sk.rtt.backoff, 255),
         options,
         (sk.snd_wscale & 15) | (sk.rcv_wscale & 15) << 4,
-        1 if sk.app_limited else 0,
+        1 if sk.rate_app_limited and sk.state != LISTEN else 0,
     )
 
 

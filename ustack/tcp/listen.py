@@ -114,9 +114,9 @@ class Request:
     __slots__ = (
         "acked", "advmss", "csum_base", "daddr", "deadline", "dport", "dst", "heap_at", "host",
         "iif", "irs", "iss", "key", "last_oow_ack_time", "listener", "mss", "num_retrans",
-        "num_timeout", "pending", "rcv_wnd", "rcv_wscale", "sack_ok", "saddr", "sent_at",
-        "snd_wscale", "sport", "state", "syn", "tos", "ts_recent", "tsoffset", "tstamp_ok",
-        "tsval_first", "tsval_last", "window_clamp", "wscale_ok",
+        "num_timeout", "pending", "rcv_wnd", "rcv_wscale", "sack_ok", "saddr", "saved_syn",
+        "sent_at", "snd_wscale", "sport", "state", "syn", "tos", "ts_recent", "tsoffset",
+        "tstamp_ok", "tsval_first", "tsval_last", "window_clamp", "wscale_ok",
     )  # fmt: skip
 
     def __init__(self, listener: TcpSock, seg: Segment, key: bytes, dst: Dst) -> None:
@@ -153,6 +153,7 @@ class Request:
         self.deadline = NEVER
         self.heap_at = NEVER
         self.syn: Segment | None = None
+        self.saved_syn = bytes(rx.buf[rx.l3 : seg.data_off]) if listener.save_syn else b""
 
     # -- what a catch-all listener may answer ---------------------------------------------
     # Each of them once, and only while the request is `pending`; else nothing happens.

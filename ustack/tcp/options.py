@@ -13,7 +13,8 @@ from errno import EINVAL, ENOENT, ENOPROTOOPT, EPERM
 from typing import TypeAlias
 
 from ustack.sock.errors import error
-from ustack.sock.options import read_int, write_int
+from ustack.sock.kept import get_kept, keep, kept, set_kept
+from ustack.sock.options import SOL_TCP, read_int, write_int
 from ustack.tcp.acking import cleanup_rbuf
 from ustack.tcp.info import tcp_info
 from ustack.tcp.output import push_pending_frames
@@ -34,13 +35,15 @@ from ustack.tcp.sock import (
 from ustack.tcp.state import CLOSE, CLOSE_WAIT, ESTABLISHED, LISTEN, SYN_SENT
 from ustack.tcp.timeouts import keepalive_elapsed
 from ustack.tcp.timers import in_ticks
+from ustack.tcp.transmit import tcp_time_stamp
 
 TCP_NODELAY, TCP_MAXSEG, TCP_CORK, TCP_KEEPIDLE, TCP_KEEPINTVL, TCP_KEEPCNT = 1, 2, 3, 4, 5, 6
 TCP_SYNCNT, TCP_LINGER2, TCP_DEFER_ACCEPT, TCP_WINDOW_CLAMP, TCP_INFO = 7, 8, 9, 10, 11
 TCP_QUICKACK, TCP_CONGESTION, TCP_USER_TIMEOUT, TCP_NOTSENT_LOWAT, TCP_INQ = 12, 13, 18, 25, 36
 TCP_THIN_LINEAR_TIMEOUTS, TCP_THIN_DUPACK = 16, 17
 TCP_RTO_MAX_MS, TCP_RTO_MIN_US, TCP_DELACK_MAX_US = 44, 45, 46
-_REPAIR = (19, 20, 21, 22)  # TCP_REPAIR and its relatives need a privilege nobody has here
+TCP_FASTOPEN, TCP_TIMESTAMP, TCP_SAVE_SYN, TCP_SAVED_SYN, TCP_ULP = 23, 24, 27, 28, 31
+TCP_FASTOPEN_NO_COOKIE = 34
 
 _CA_NAME_MAX = 16
 _LINGER2_MAX = 120
@@ -201,6 +204,41 @@ def _set_delack_max(sk: TcpSock, value: int, now: int) -> None:
     sk.delack_max = in_ticks(sk, value) * 1000
 
 
+def _set_fastopen(sk: TcpSock, value: int, now: int) -> None:
+    """Kept only: connections open the ordinary way."""
+    if value < 0 or sk.state not in (CLOSE, LISTEN):
+        raise error(EINVAL)
+    keep(sk, SOL_TCP, TCP_FASTOPEN, min(value, sk.net.sysctl.somaxconn))
+
+
+def _set_fastopen_no_cookie(sk: TcpSock, value: int, now: int) -> None:
+    _check(value, 0, 1)
+    if sk.state not in (CLOSE, LISTEN):
+        raise error(EINVAL)
+    keep(sk, SOL_TCP, TCP_FASTOPEN_NO_COOKIE, value)
+
+
+def _kept(name: int) -> Getter:
+    def get(sk: TcpSock, now: int) -> int:
+        value = kept(sk, SOL_TCP, name)
+        return value if isinstance(value, int) else 0
+
+    return get
+
+
+def _set_save_syn(sk: TcpSock, value: int, now: int) -> None:
+    _check(value, 0, 2)
+    sk.save_syn = value
+
+
+def _set_timestamp(sk: TcpSock, value: int, now: int) -> None:
+    raise error(EPERM)  # for TCP_REPAIR
+
+
+def _get_timestamp(sk: TcpSock, now: int) -> int:
+    return (tcp_time_stamp(sk, now) ^ 0x80000000) - 0x80000000  # as an int
+
+
 def _check(value: int, low: int, high: int) -> None:
     if not low <= value <= high:
         raise error(EINVAL)
@@ -223,6 +261,10 @@ _OPTIONS: dict[int, tuple[Getter, Setter]] = {
         lambda sk, now: (sk.notsent_lowat ^ 0x80000000) - 0x80000000,  # as an int
         _set_notsent_lowat,
     ),
+    TCP_FASTOPEN: (_kept(TCP_FASTOPEN), _set_fastopen),
+    TCP_FASTOPEN_NO_COOKIE: (_kept(TCP_FASTOPEN_NO_COOKIE), _set_fastopen_no_cookie),
+    TCP_TIMESTAMP: (_get_timestamp, _set_timestamp),
+    TCP_SAVE_SYN: (lambda sk, now: sk.save_syn, _set_save_syn),
     TCP_INQ: (lambda sk, now: int(sk.inq_cmsg), _set_inq),
     TCP_THIN_LINEAR_TIMEOUTS: (lambda sk, now: int(sk.thin_lto), _set_thin_lto),
     TCP_THIN_DUPACK: (lambda sk, now: 0, _set_thin_dupack),
@@ -240,13 +282,14 @@ def setsockopt(sk: TcpSock, name: int, value: bytes, now: int) -> None:
     if name == TCP_CONGESTION:
         _set_congestion(sk, value, now)
         return
+    if name == TCP_ULP:  # there is none
+        raise error(ENOENT if value else EINVAL)
     number = read_int(value)
-    if name in _REPAIR:
-        raise error(EPERM)
     option = _OPTIONS.get(name)
-    if option is None:
+    if option is not None:
+        option[1](sk, number, now)
+    elif not set_kept(sk, SOL_TCP, name, number, value):
         raise error(ENOPROTOOPT)
-    option[1](sk, number, now)
 
 
 def getsockopt(sk: TcpSock, name: int, optlen: int, now: int) -> bytes:
@@ -257,12 +300,23 @@ def getsockopt(sk: TcpSock, name: int, optlen: int, now: int) -> bytes:
         return tcp_info(sk, now)[:optlen]
     if name == TCP_CONGESTION:
         return sk.ca_name.encode().ljust(_CA_NAME_MAX, b"\0")[:optlen]
-    if name in _REPAIR:
-        raise error(EPERM)
+    if name == TCP_SAVED_SYN:
+        return _take_saved_syn(sk, optlen)
     option = _OPTIONS.get(name)
-    if option is None:
+    value = get_kept(sk, SOL_TCP, name, optlen) if option is None else option[0](sk, now)
+    if value is None:
         raise error(ENOPROTOOPT)
-    return write_int(option[0](sk, now), optlen)
+    return value[:optlen] if isinstance(value, bytes) else write_int(value, optlen)
+
+
+def _take_saved_syn(sk: TcpSock, optlen: int) -> bytes:
+    """The headers of the SYN that made this connection, once. A buffer that is too short is
+    EINVAL."""
+    saved = sk.saved_syn
+    if len(saved) > optlen:
+        raise error(EINVAL)
+    sk.saved_syn = b""
+    return saved
 
 
 def _set_congestion(sk: TcpSock, value: bytes, now: int) -> None:

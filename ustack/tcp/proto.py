@@ -14,6 +14,7 @@ from ustack.sock.sock import (
     AF_INET6,
     BINDADDR_LOCK,
     BINDPORT_LOCK,
+    F_NO_PORT,
     RCV_SHUTDOWN,
     SEND_SHUTDOWN,
     SHUTDOWN_MASK,
@@ -53,7 +54,10 @@ class TcpProto:
             _check_local(tcp, host)
         if bound:
             raise error(EINVAL)
-        tcp.host.ports.bind(tcp, host, port)
+        if port or not tcp.inet_flags & F_NO_PORT:
+            tcp.host.ports.bind(tcp, host, port)
+        else:
+            tcp.rcv_saddr = host
         tcp.saddr = b"" if host and tcp.net.is_group(host) else host
         if host:
             tcp.userlocks |= BINDADDR_LOCK

@@ -48,6 +48,7 @@ def generate(sk: TcpSock, st: AckState, delivered: int, lost: int) -> None:
     if not st.is_app_limited or count * sk.rate_interval_us >= sk.rate_delivered * interval_us:
         sk.rate_delivered = count
         sk.rate_interval_us = interval_us
+        sk.rate_app_limited = st.is_app_limited
 
 
 def check_app_limited(sk: TcpSock) -> None:

@@ -111,7 +111,8 @@ class TcpSock(Sock):
         "snd_cwnd_used", "tsq_throttled", "tx_charged",
         "snd_cwnd_stamp", "lsndtime", "last_tx", "delivered", "delivered_at",
         "pacing_rate", "pacing_status", "wstamp",
-        "first_tx", "app_limited", "lost", "rate_delivered", "rate_interval_us", "prior_ssthresh",
+        "first_tx", "app_limited", "lost", "rate_app_limited", "rate_delivered",
+        "rate_interval_us", "prior_ssthresh",
         # timers
         "timers", "pending", "probes_out", "probes_tstamp", "syn_retries", "user_timeout",
         "keepalive_time", "keepalive_intvl", "keepalive_probes", "linger2", "rcv_tstamp",
@@ -129,7 +130,7 @@ class TcpSock(Sock):
         "ack_pending", "quick", "pingpong", "ato", "lrcvtime", "last_oow_ack_time",
         "compressed_ack", "dup_ack_counter", "compressed_ack_rcv_nxt",
         # listening
-        "accept_queue", "defer_accept", "parent",
+        "accept_queue", "defer_accept", "parent", "save_syn", "saved_syn",
         # statistics (tcp_info)
         "bytes_sent", "bytes_acked", "bytes_received", "bytes_retrans", "segs_in", "segs_out",
         "data_segs_in", "data_segs_out", "dsack_dups", "total_retrans", "rcv_ooopack",
@@ -165,6 +166,8 @@ class TcpSock(Sock):
         self.linger2 = 0  # ns; -1: no FIN_WAIT2 lingering
         self.defer_accept = 0  # SYN-ACK timeouts to wait for data
         self.inq_cmsg: bool = False
+        self.save_syn: int = 0  # TCP_SAVE_SYN: keep the headers of SYNs
+        self.saved_syn = b""
         self.pacing_status: int = PACING_NONE
         self.thin_lto: bool = False
         self.rto_min_us: int = sysctl.tcp_rto_min_us
@@ -242,6 +245,7 @@ class TcpSock(Sock):
         self.wstamp = 0  # of a paced socket: the next transmission may go then
         self.delivered = self.delivered_at = self.first_tx = self.app_limited = self.lost = 0
         self.rate_delivered = self.rate_interval_us = 0
+        self.rate_app_limited = True
         self.prior_ssthresh = 0
 
     def _init_timers(self) -> None:

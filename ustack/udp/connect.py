@@ -17,6 +17,7 @@ from ustack.sock.sock import (
     BINDADDR_LOCK,
     BINDPORT_LOCK,
     F_DONTROUTE,
+    F_NO_PORT,
     SHUTDOWN_MASK,
 )
 from ustack.udp import cork, output, sendmsg
@@ -34,7 +35,10 @@ def bind(sk: UdpSock, addr: Address) -> None:
     if sk.sport:
         raise error(EINVAL)
     try:
-        sk.host.ports.bind(sk, local, port)
+        if port or not sk.inet_flags & F_NO_PORT:
+            sk.host.ports.bind(sk, local, port)
+        else:
+            sk.rcv_saddr = local
     except OSError as why:
         if why.errno == EADDRINUSE:  # an address from before is gone too
             sk.saddr = sk.saddr4 = sk.rcv_saddr = b""
@@ -49,7 +53,8 @@ def bind(sk: UdpSock, addr: Address) -> None:
     if port:
         sk.userlocks |= BINDPORT_LOCK
     sk.dst = None
-    sk.host.table.hash(sk)
+    if sk.sport:
+        sk.host.table.hash(sk)
 
 
 def check_local(sk: UdpSock, local: bytes) -> None:
