@@ -32,6 +32,7 @@ from ustack.sock.sysctl import Sysctl
 from ustack.sock.truesize import TX_OVERHEAD
 from ustack.sock.wait import Interrupted, Wait
 from ustack.stack import Stack
+from ustack.tcp import rack
 from ustack.tcp.skb import LOST, SACKED_ACKED, SACKED_RETRANS
 from ustack.tcp.sock import (
     PENDING_LOSS_PROBE,
@@ -570,6 +571,7 @@ def check_counters(sk: TcpSock) -> None:
     if sk.state == LISTEN:
         return
     sk.rtx_queue.check()
+    rack.check(sk)
     _check_counts(sk)
     _check_sequence(sk)
     entries = [*sk.rtx_queue, *sk.write_queue]

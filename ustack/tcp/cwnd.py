@@ -27,6 +27,8 @@ def set_ca_state(sk: TcpSock, state: int) -> None:
     """Move between Open, Disorder, CWR, Recovery and Loss; congestion control hears of it."""
     sk.cc.set_state(state)
     sk.ca_state = state
+    if state == CA_OPEN:
+        sk.rack_list = None
 
 
 def in_initial_slowstart(sk: TcpSock) -> bool:

@@ -6,10 +6,15 @@ reference point is the most recently *sent* entry known to be delivered
 round trip plus a reordering allowance has passed since it was sent; one still within the
 allowance makes the reordering timer run.
 
-An entry that was never retransmitted was sent in sequence order, so the walk over the
-retransmit queue ends at the first such entry sent after the reference point, once it is
-past everything that was retransmitted (`retransmit_high`). What was found lost once is not
-looked at again before it goes again, not even when an undo has taken the mark off it.
+The queue may be long, and most of it SACKed: every look at all of it for every ACK would
+cost its square. So `rack_list` holds what was sent before the reference point and is neither
+acknowledged, nor SACKed, nor found lost already, up to the sequence number `rack_upto`. An
+entry that was never retransmitted was sent in sequence order, so a look goes on from there
+to the first such entry sent after the reference point, once it is past everything that was
+retransmitted (`retransmit_high`). What was found lost is off the list (UNLISTED) until it
+goes again, even if an undo takes the mark off it. Who cuts an entry below `rack_upto` adds the
+rear (`listed`); what has left the queue is dropped at the next look. There is no list
+(None) in state Open.
 
 Sources: RFC 8985 section 6.2, Linux tcp_recovery.c; rules D-15, D-27.
 """
@@ -76,26 +81,57 @@ def mark_skb_lost(sk: TcpSock, skb: Skb) -> None:
         skb.sacked |= LOST
 
 
+def listed(sk: TcpSock, skb: Skb) -> None:
+    """`skb` is new in the queue, or has gone again."""
+    if sk.rack_list is not None and skb.seq < sk.rack_upto:
+        sk.rack_list.append(skb)
+
+
 def detect_loss(sk: TcpSock, now: int) -> int:
     """Mark what is lost; returns ns until the next entry may be, 0 if none."""
+    candidates = sk.rack_list
+    if candidates is None:
+        candidates = []
+        sk.rack_upto = sk.snd_una
+    _take_in(sk, candidates)
     reo_wnd = reo_wnd_us(sk)
     wait = 0
-    mstamp, end_seq = sk.rack_mstamp, sk.rack_end_seq
-    for skb in sk.rtx_queue:
+    mstamp, end_seq, una = sk.rack_mstamp, sk.rack_end_seq, sk.snd_una
+    kept: list[Skb] = []
+    for skb in candidates:
         sacked = skb.sacked
-        if sacked & _SETTLED or (sacked & LOST and not sacked & SACKED_RETRANS):
+        if sacked & _SETTLED or skb.end_seq <= una:
             continue
-        if not _sent_after(mstamp, end_seq, skb.tx_time, skb.end_seq):
-            if skb.seq >= sk.retransmit_high:
-                break
-            continue
-        remaining = skb_timeout_ns(sk, skb, reo_wnd, now)
-        if remaining <= 0:
-            mark_skb_lost(sk, skb)
-            skb.sacked |= UNLISTED
-        else:
+        known = sacked & LOST and not sacked & SACKED_RETRANS
+        if not known and _sent_after(mstamp, end_seq, skb.tx_time, skb.end_seq):
+            remaining = skb_timeout_ns(sk, skb, reo_wnd, now)
+            if remaining <= 0:
+                mark_skb_lost(sk, skb)
+                skb.sacked |= UNLISTED
+                continue
             wait = max(wait, remaining)
+        kept.append(skb)
+    sk.rack_list = kept
     return wait
+
+
+def _take_in(sk: TcpSock, candidates: list[Skb]) -> None:
+    """Go on from where the last look at the queue ended, to the first entry that was sent
+    after the reference point and never again."""
+    queue = sk.rtx_queue
+    upto = max(sk.rack_upto, sk.snd_una)
+    for i in range(queue.index_of(upto), len(queue)):
+        skb = queue.at(i)
+        if skb.end_seq <= upto:
+            continue
+        if skb.seq >= sk.retransmit_high and not _sent_after(
+            sk.rack_mstamp, sk.rack_end_seq, skb.tx_time, skb.end_seq
+        ):
+            break
+        if not skb.sacked & _SETTLED:
+            candidates.append(skb)
+        upto = skb.end_seq
+    sk.rack_upto = upto
 
 
 def mark_lost(sk: TcpSock, now: int) -> bool:
@@ -105,6 +141,8 @@ def mark_lost(sk: TcpSock, now: int) -> bool:
         return False
     sk.rack_advanced = False
     wait = detect_loss(sk, now)
+    if not (sk.sacked_out or sk.lost_out):
+        sk.rack_list = None  # hold nothing back for an episode that is none
     if wait:
         reset_xmit_timer(sk, PENDING_REO, now + min(wait + _TIMER_SLACK, rto_ns(sk)))
     return wait > 0
@@ -138,3 +176,13 @@ def check_sack_reordering(sk: TcpSock, low_seq: int, by_timestamp: bool) -> None
         sk.reordering = min((metric + mss - 1) // mss, sk.net.sysctl.tcp_max_reordering)
     sk.reord_seen += 1
     sk.net.mib.inc("TcpExtTCPTSReorder" if by_timestamp else "TcpExtTCPSACKReorder")
+
+
+def check(sk: TcpSock) -> None:
+    """The invariant of `rack_list`, for tests."""
+    if sk.rack_list is None:
+        return
+    found = set(map(id, sk.rack_list))
+    for skb in sk.rtx_queue:
+        if skb.end_seq <= sk.rack_upto and not skb.sacked & _SETTLED:
+            assert id(skb) in found, "an entry that RACK has lost sight of"

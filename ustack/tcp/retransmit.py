@@ -13,7 +13,7 @@ Sources: Linux `tcp_retransmit_skb`, `tcp_xmit_retransmit_queue`, `tcp_fragment`
 from __future__ import annotations
 
 from ustack.sock.truesize import TX_OVERHEAD
-from ustack.tcp import mtu_probe
+from ustack.tcp import mtu_probe, rack
 from ustack.tcp.cwnd import in_cwnd_reduction
 from ustack.tcp.mss import GSO_MAX_SIZE
 from ustack.tcp.output import (
@@ -60,6 +60,7 @@ def fragment(sk: TcpSock, skb: Skb, nbytes: int, mss_now: int) -> Skb:
     rear.set_pcount(mss_now)
     sk.wmem_queued += TX_OVERHEAD
     sk.rtx_queue.insert_after(skb, rear)
+    rack.listed(sk, rear)
     adjust_pcount(sk, skb, old - skb.pcount - rear.pcount)
     return rear
 
@@ -147,7 +148,9 @@ def resend(sk: TcpSock, skb: Skb, segs: int, now: int) -> int:
     if transmit_skb(sk, skb, now) == DROPPED:
         sk.net.mib.inc("TcpExtTCPRetransFail", skb.pcount)
         return LOCAL_DROP
-    skb.sacked &= ~UNLISTED
+    if skb.sacked & UNLISTED:
+        skb.sacked &= ~UNLISTED
+        rack.listed(sk, skb)
     return SENT
 
 
@@ -196,6 +199,7 @@ def _collapse(sk: TcpSock, skb: Skb, behind: Skb) -> None:
     sk.wmem_queued -= TX_OVERHEAD
     skb.sacked |= behind.sacked & EVER_RETRANS
     adjust_pcount(sk, behind, behind.pcount)
+    behind.sacked |= UNLISTED  # it is no more
 
 
 def xmit_retransmit_queue(sk: TcpSock, now: int) -> None:

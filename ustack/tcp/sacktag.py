@@ -321,6 +321,7 @@ def _cut(sk: TcpSock, skb: Skb, segs: int, mss: int) -> None:
     skb.gso_size = rear.gso_size = mss
     sk.wmem_queued += TX_OVERHEAD
     sk.rtx_queue.insert_after(skb, rear)
+    rack.listed(sk, rear)
 
 
 def _merge(sk: TcpSock, prev: Skb, skb: Skb, mss: int, dup: bool, st: AckState) -> None:

@@ -104,6 +104,7 @@ class TcpSock(Sock):
         "packets_out", "sacked_out", "lost_out", "retrans_out", "ca_state", "high_seq",
         "undo_marker", "undo_retrans", "retrans_stamp", "retransmits", "prr_delivered", "prr_out",
         "reordering", "reord_seen", "rack_mstamp", "rack_end_seq", "rack_rtt_us", "rack_advanced",
+        "rack_list", "rack_upto",
         "retransmit_high", "sack_cache", "tlp_high_seq", "tlp_retrans", "highest_sack",
         "reo_wnd_steps", "reo_wnd_persist", "dsack_seen", "last_delivered",
         # estimators and congestion control
@@ -223,6 +224,8 @@ class TcpSock(Sock):
         self.reord_seen = 0
         self.rack_mstamp = self.rack_end_seq = self.rack_rtt_us = 0
         self.rack_advanced = False
+        self.rack_list: list[Skb] | None = None
+        self.rack_upto = 0
         self.retransmit_high = 0  # end of the highest retransmitted entry
         self.tlp_high_seq: int | None = None
         self.tlp_retrans = False
