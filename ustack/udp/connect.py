@@ -34,8 +34,9 @@ def bind(sk: UdpSock, addr: Address) -> None:
         check_local(sk, local)
     if sk.sport:
         raise error(EINVAL)
+    takes_port = port != 0 or not sk.inet_flags & F_NO_PORT
     try:
-        if port or not sk.inet_flags & F_NO_PORT:
+        if takes_port:
             sk.host.ports.bind(sk, local, port)
         else:
             sk.rcv_saddr = local
@@ -53,7 +54,7 @@ def bind(sk: UdpSock, addr: Address) -> None:
     if port:
         sk.userlocks |= BINDPORT_LOCK
     sk.dst = None
-    if sk.sport:
+    if takes_port:
         sk.host.table.hash(sk)
 
 
