@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from tests.tcp.harness import Bench
 from ustack.sock.truesize import rx_truesize
-from ustack.tcp.congestion.reno import Reno
+from ustack.tcp.congestion.base import AckSample, CongestionControl
 from ustack.tcp.mss import (
     GSO_MAX_SIZE,
     TCP_MSS_DEFAULT,
@@ -370,11 +370,17 @@ def test_d50_the_wait_after_a_burst():
     assert gap_after(1000, 0, 0, 10) == gap_after(1000, PACING_UNLIMITED, 0, 10) == 0
 
 
-class Paced(Reno):
+class Paced(CongestionControl):
     """Asks for pacing, as an algorithm does that sets a rate."""
 
     name = "paced"
     needs_pacing = True
+
+    def ssthresh(self) -> int:
+        return max(self.snd_cwnd >> 1, 2)
+
+    def cong_avoid(self, ack: AckSample) -> None:
+        self.slow_start(ack.acked)
 
 
 def test_d50_a_congestion_control_may_need_pacing():

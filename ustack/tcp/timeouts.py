@@ -90,9 +90,8 @@ def _write_timer(sk: TcpSock, now: int) -> None:
         reo_timeout(sk, now)
     elif what == PENDING_LOSS_PROBE:
         if send_loss_probe(sk, now):
-            reset_xmit_timer(sk, PENDING_RETRANS, now + rto_ns(sk))
-        else:
-            rearm_rto(sk, now)
+            sk.pending = PENDING_NONE  # so that the timeout counts from now
+        rearm_rto(sk, now)
     elif what == PENDING_RETRANS:
         sk.pending = PENDING_NONE
         retransmit_timer(sk, now)
