@@ -77,7 +77,8 @@ def test_a_probe_is_lost(t, case):
     if case == "rto":
         t.run(300)
     else:
-        for seen in after[:4]:
+        reported = after[:4] if case == "reno" else after[3:4]  # at once: no timer decides
+        for seen in reported:
             sacks = [(after[0].seq, seen.seq + seen.len)] if case == "sack" else ()
             f.ack(probe.seq, sacks=sacks)
             t.settle()
