@@ -256,6 +256,16 @@ def test_b16_a_peeking_reader_follows_the_one_that_read():
     assert peek.done
 
 
+def test_b16_after_that_it_starts_anew_with_each_wake_up():
+    b = Bench.connected()
+    b.inject("PA", data=b"abc")
+    peek = b.start("recvmsg", 9, MSG_PEEK | MSG_WAITALL)
+    assert b.recv() == b"abc"
+    b.inject("PA", data=b"d")
+    b.inject("PA", data=b"efghi")
+    assert b"".join(peek.result.chunks) == b"abc" + b"d" + b"defgh"
+
+
 # -- urgent data ---------------------------------------------------------------------------
 
 
@@ -452,6 +462,18 @@ def test_b34_out_of_order_data_goes_before_data_in_order():
     assert b.sk.rcv_nxt - b.sk.irs == 501
     assert b.stack.mib["TcpExtOfoPruned"] > 0
     assert b.recv() == b"y" * 500
+
+
+def test_b34_out_of_order_data_goes_until_the_rest_fits():
+    b = Bench.connected()
+    for i in range(2, 8):
+        b.inject("PA", seq=1100 * i, data=bytes(1000))
+    b.setopt(SOL_SOCKET, SO_RCVBUF, 2000)
+    b.take()
+    b.inject("PA", seq=1, data=bytes(100))
+    assert [skb.seq - b.sk.irs for skb in b.sk.ofo_queue] == [2200]
+    assert b.sk.rmem_alloc <= b.sk.rcvbuf
+    b.expect("A", ack=101)
 
 
 def test_b34_nothing_left_to_give_up_the_window_closes():

@@ -248,14 +248,15 @@ def _prune(sk: TcpSock, seq: int) -> bool:
 
 
 def _prune_ofo(sk: TcpSock, seq: int) -> bool:
-    """Give up out-of-order data, the highest first; what we SACKed is then forgotten."""
-    if not sk.ofo_queue:
-        return False
+    """Give up out-of-order data, the highest first, an eighth of the buffer at a time until
+    what is left fits; what we SACKed is then forgotten."""
     before = len(sk.ofo_queue)
-    freed = sk.ofo_queue.prune(seq, sk.rcvbuf >> 3)
-    if not freed:
+    while freed := sk.ofo_queue.prune(seq, sk.rcvbuf >> 3):
+        sk.rmem_alloc -= freed
+        if sk.rmem_alloc <= sk.rcvbuf:
+            break
+    if len(sk.ofo_queue) == before:
         return False
-    sk.rmem_alloc -= freed
     sk.net.mib.inc("TcpExtOfoPruned")
     sk.drops += before - len(sk.ofo_queue)
     if sk.sack_ok:

@@ -49,7 +49,9 @@ class _Read(RecvMsg):
     """One receive call in progress: what the kernel's loop carries in local variables, and
     the message that it will return."""
 
-    __slots__ = ("arrived", "call_flags", "left", "peek_seq", "peeking", "target")
+    __slots__ = (
+        "arrived", "call_flags", "left", "peek_offset", "peek_seq", "peeking", "skipped", "target",
+    )  # fmt: skip
 
     def __init__(self, sk: TcpSock, length: int, flags: int) -> None:
         self.chunks = []
@@ -61,9 +63,11 @@ class _Read(RecvMsg):
         self.left = length
         self.call_flags = flags
         self.peeking = bool(flags & MSG_PEEK)
+        self.peek_offset = max(sk.peek_off, 0)
         self.peek_seq = sk.copied_seq
-        if self.peeking and sk.peek_off >= 0:
-            self.peek_seq += sk.peek_off
+        if self.peeking:
+            self.peek_seq += self.peek_offset
+        self.skipped = 0  # urgent bytes that a peek went past
         target = sk.rcvlowat
         if target > length or flags & MSG_WAITALL:
             target = length
@@ -92,10 +96,9 @@ def _recv_blocking(sk: TcpSock, read: _Read, now: int, deadline: int | None) -> 
         while True:
             if sk.ack_pending or read.len:
                 cleanup_rbuf(sk, read.len, now)
-            copied_seq = sk.copied_seq
             now = yield forever if deadline is None else Wait(sk.wait_queue, deadline)
-            if read.peeking and sk.copied_seq != copied_seq:  # somebody else has read
-                read.peek_seq = sk.copied_seq + max(sk.peek_off, 0)
+            if read.peeking:
+                _follow_other_reader(sk, read)
             if not read.left:
                 return _finish(sk, read, now)  # whatever woke it: it wanted nothing (B-6)
             may_wait = deadline is None or now < deadline
@@ -105,6 +108,14 @@ def _recv_blocking(sk: TcpSock, read: _Read, now: int, deadline: int | None) -> 
         if not read.len:
             raise
     return _finish(sk, read, now)
+
+
+def _follow_other_reader(sk: TcpSock, read: _Read) -> None:
+    """Somebody else has read: peek from there. What was peeked before stays in the message,
+    so from then on each wake-up peeks from the start again (rule B-16)."""
+    start = sk.copied_seq + read.peek_offset
+    if read.peek_seq - read.len - read.skipped != start:
+        read.peek_seq = start
 
 
 def _pass(sk: TcpSock, read: _Read, now: int, may_wait: bool) -> bool:
@@ -177,7 +188,8 @@ def _copy(sk: TcpSock, read: _Read, data: memoryview, offset: int, avail: int, s
             if urg_offset:
                 used = urg_offset
             elif not sk.oobinline:
-                _advance(sk, read, 1)  # skip the byte; it is read with MSG_OOB
+                read.skipped += 1  # the byte is read with MSG_OOB
+                _advance(sk, read, 1)
                 return
     if not read.call_flags & MSG_TRUNC:
         whole = used == len(data)
