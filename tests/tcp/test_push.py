@@ -7,6 +7,7 @@ import pytest
 
 from tests.tcp.harness import SOL_SOCKET, SOL_TCP, Bench
 from ustack.sock.sock import MSG_EOR, MSG_MORE, MSG_OOB, SHUT_WR
+from ustack.tcp import chrono
 from ustack.tcp.pmtu import simple_retransmit
 from ustack.wire.packet import QUEUED, TAKEN
 
@@ -365,6 +366,15 @@ def test_a60_urgent_pointer():
     b.inject()
     b.send(10)
     b.expect("PA", urg=0)
+
+
+def test_a75_a_bare_fin_is_something_to_send():
+    b = Bench.connected()
+    b.shutdown()
+    b.run(100)
+    assert chrono.total(b.sk, chrono.BUSY, b.now) == pytest.approx(100_000, abs=100)
+    b.inject(ack=2)
+    assert not b.sk.chrono_type
 
 
 def test_a75_fin_rides_on_the_last_unsent_entry():

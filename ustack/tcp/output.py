@@ -470,6 +470,8 @@ def send_fin(sk: TcpSock, now: int) -> None:
     else:
         tail = Skb(sk.write_seq, ACK | FIN)
         tail.end_seq += 1
+        if not sk.chrono_type:
+            chrono.start(sk, chrono.BUSY, now)
         sk.write_queue.append(tail)
         sk.wmem_queued += TX_OVERHEAD
     sk.write_seq += 1
