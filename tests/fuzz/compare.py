@@ -58,6 +58,8 @@ def lines(trace: Trace) -> list[str]:
             value = {k: v for k, v in event.value.items() if last.get(k) != v} if last else "..."
             last = event.value
         shown = "" if value is None else f" = {value}"
+        if event.kind == "call" and event.since is not None:
+            shown = f" = {event.since:g} ms"
         out.append(f"{event.at:8.1f} {_SIGN[event.kind]} {event.text}{shown}")
     return out
 

@@ -205,15 +205,16 @@ PROBES = (
         "B-10", "tcp.recvmsg:_recv_blocking",
         "may_wait = deadline is None or now < deadline", "deadline is not None and now >= deadline",
     ),
-    Probe("B-11", "tcp.recvmsg:_Read.__init__", "self.peek_seq += sk.peek_off"),
+    Probe(
+        "B-11", "tcp.recvmsg:_Read.__init__", "self.peek_seq += self.peek_offset",
+        "sk.peek_off >= 0",
+    ),
     Probe("B-11", "tcp.recvmsg:_copy", "sk.peek_off = max(sk.peek_off - used, 0)"),
     Probe("B-12", "tcp.recvmsg:_copy", "read.len += used", "read.call_flags & MSG_TRUNC"),
     Probe("B-13", seen=_no_source),
     Probe("B-14", "tcp.recvmsg:_add_inq", "hint = max(hint, 1)"),
     Probe("B-15", "tcp.recvmsg:_finish", "add_times(msg.control, sk, read.arrived)"),
-    Probe(
-        "B-16", "tcp.recvmsg:_recv_blocking", "read.peek_seq = sk.copied_seq + max(sk.peek_off, 0)"
-    ),
+    Probe("B-16", "tcp.recvmsg:_follow_other_reader", "read.peek_seq = start"),
     Probe("B-20", "tcp.recvmsg:recv_urg", "raise error(EINVAL)"),
     Probe("B-20", "tcp.recvmsg:recv_urg", "raise error(EAGAIN)"),
     Probe("B-20", "tcp.recvmsg:recv_urg", "sk.urg_data = URG_READ"),

@@ -12,7 +12,7 @@ Calls                                   Peer actions
   bsend n flags, brecv n flags            blast n len         segments in order
   set level name value                    sack first count    segments of what is in flight
   get level name                          fin, rst off, syn
-  poll, select, shutdown how              urg len ptr
+  poll, select, times, shutdown how       urg len ptr
   close                                   keep len            a keepalive of `len` bytes
                                           icmp kind which     an error about a packet of ours
 
@@ -148,7 +148,7 @@ def get(r: Random) -> Op:
 def call(r: Random) -> Op:
     """A call that does not end the connection."""
     return _pick(r, (
-        (6, send), (4, recv), (2, lambda r: r.choice((("poll",), ("select",)))),
+        (6, send), (4, recv), (2, lambda r: r.choice((("poll",), ("select",), ("times",)))),
         (3, lambda r: option(r, COMMON)), (1, lambda r: option(r, sorted(OPTIONS))),
         (1, get), (1, blocking),
     ))  # fmt: skip

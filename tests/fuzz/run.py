@@ -41,7 +41,7 @@ from tests.sockets.parity.trial import (
     Socket,
 )
 from ustack.tcp.sock import TcpSock
-from ustack.tcp.state import CLOSE
+from ustack.tcp.state import CLOSE, LISTEN
 
 _INFO = (
     "state", "ca_state", "retransmits", "probes", "backoff", "options", "wscale", "snd_mss",
@@ -50,6 +50,11 @@ _INFO = (
     "bytes_received", "segs_out", "segs_in", "notsent_bytes", "data_segs_in", "data_segs_out",
     "delivered", "bytes_sent", "bytes_retrans", "dsack_dups", "reord_seen", "rcv_ooopack",
     "snd_wnd", "rcv_wnd",
+)  # fmt: skip
+# names and units of times in tcp_info
+_TIMES = (
+    ("last_data_sent", 1), ("last_data_recv", 1), ("last_ack_recv", 1), ("rto", 1000),
+    ("ato", 1000), ("busy_time", 1000), ("rwnd_limited", 1000), ("sndbuf_limited", 1000),
 )  # fmt: skip
 _MEM = ("rmem", "rcvbuf", "sndbuf", "wmem_queued", "drops")
 _PORTS = range(20_000, 32_000)
@@ -237,6 +242,15 @@ class Player:
         if state["state"] == CLOSE:  # nobody counts what was in flight
             state["lost"] = state["retrans"] = state["sacked"] = 0
         self.trial.event("state", "", state)
+
+    def call_times(self, s: Socket) -> None:
+        """What tcp_info says of times (ms), as near as packets are."""
+        raw = s.raw.getsockopt(SOL_TCP, 11, 248)
+        named = dict(zip(INFO_NAMES, INFO.unpack_from(raw), strict=True))
+        late = self.watch.worst if self.watch is not None else 0
+        for name, unit in _TIMES if named["state"] not in (CLOSE, LISTEN) else ():
+            self.trial.event("call", f"tcp_info {name}", None, named[name] / unit)
+            self.trial.trace.events[-1].slack = (late, late)  # type: ignore[attr-defined]
 
     def call_send(self, s: Socket, n: int, flags: int) -> None:
         s.send(n, flags)

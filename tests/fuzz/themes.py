@@ -544,8 +544,8 @@ def slow_device(r: Random) -> Theme:
 
 
 THEMES: tuple[tuple[float, Callable[[Random], Theme]], ...] = (
-    (2, full_buffer), (2, refused_write), (1.6, low_water), (3.5, held_back), (1.5, bulk_send),
-    (1.5, closed_window), (2.4, shrunk_window), (1, losses), (0.7, partial_acks),
+    (2, full_buffer), (2, refused_write), (1.6, low_water), (4, held_back), (1.5, bulk_send),
+    (2.4, closed_window), (2.4, shrunk_window), (1, losses), (0.7, partial_acks),
     (1, urgent_send), (2.4, odd_sends), (2.2, zerocopy), (3.4, icmp_errors), (4.8, connecting),
     (0.7, deferred), (2.4, keepalive), (2, user_timeout), (5.5, lingering), (4.5, impatient),
     (2.5, orphan), (1.5, closing), (1.8, half_closed), (2.2, after_reset),

@@ -23,7 +23,7 @@ from tests.sockets.parity.wheel import Wheel
 from ustack.link.fifo import Fifo
 from ustack.sock.deadlines import NEVER
 from ustack.tcp.skb import EVER_RETRANS
-from ustack.tcp.sock import T_COMPRESSED_ACK, T_PACING, T_RETRANS, TcpSock
+from ustack.tcp.sock import T_COMPRESSED_ACK, T_DELACK, T_PACING, T_RETRANS, TCP_ATO_MIN, TcpSock
 from ustack.tcp.state import CLOSE, LISTEN
 
 MS = 1_000_000
@@ -68,6 +68,7 @@ class Watch:
         self.armed: dict[int, tuple[int, int]] = {}  # timer -> (deadline, ms it may be late)
         self.busy_until = 0  # the last timer that fired may fire until then on the kernel
         self.slack = 0  # ms by which what timers sent in this interval may come later there
+        self.worst = 0  # the latest of all timers so far
         self.noise = 0  # ms by which round trips may differ: what a timer has sent, an ACK measures
         self._device_at = NEVER  # when a slow device lets the next packet go
         self._left_at = -NEVER  # when it let the last one go
@@ -97,6 +98,7 @@ class Watch:
                     self.noise = min(max(self.noise, slack), MOST_NOISE)
                 self._after = max(self._after, slack)
                 self.slack = max(self.slack, slack)
+                self.worst = max(self.worst, slack)
                 self.busy_until = max(self.busy_until, at + slack * MS)
 
     def hurried(self) -> bool:
@@ -134,6 +136,11 @@ def _instants(sk: TcpSock, now: int) -> Iterator[int]:
     if sk.state in (CLOSE, LISTEN):
         return
     rto = sk.rtt.rto_us * 1000
+    if sk.lrcvtime and sk.timers[T_DELACK] < NEVER:
+        # data now may find that the pending ACK is due soon anyway (rule B-53)
+        gap = now - sk.lrcvtime
+        ato = min((sk.ato >> 1) + max(gap, TCP_ATO_MIN // 2), rto) if gap < sk.ato else sk.ato
+        yield sk.timers[T_DELACK] - (ato >> 2)
     if sk.lrcvtime:
         yield from (sk.lrcvtime + sk.ato, sk.lrcvtime + sk.ato // 2, sk.lrcvtime + rto)
     if sk.lsndtime:

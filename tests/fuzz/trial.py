@@ -11,9 +11,10 @@ import struct
 import time
 from typing import Any
 
+from tests.fuzz.program import ZEROCOPY
 from tests.fuzz.timeline import MS, TICK
 from tests.sockets.parity.kernel import KernelSocket, KernelSut
-from tests.sockets.parity.peer import Seen
+from tests.sockets.parity.peer import Seen, pattern
 from tests.sockets.parity.stack import StackSut, VirtualClock
 from tests.sockets.parity.trace import Event
 from tests.sockets.parity.trial import MSG_ERRQUEUE, Socket, Trial
@@ -121,6 +122,13 @@ class FuzzSocket(Socket):
     """A socket whose messages show no time of day and nothing of a quoted packet."""
 
     trial: FuzzTrial
+    kept: tuple[bytes, ...] = ()  # buffers from which the kernel sends without a copy
+
+    def send(self, data: bytes | int, flags: int = 0, to: Any = None, control: Any = ()) -> Any:
+        if flags & ZEROCOPY and isinstance(data, int):
+            data = pattern(self.sent, data)
+            self.kept += (data,)
+        return super().send(data, flags, to, control)
 
     def _message(self, data: bytes, flags: int, control: Any, addr: Any, n: int) -> Any:
         if flags & MSG_ERRQUEUE and n:
