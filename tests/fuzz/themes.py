@@ -121,6 +121,15 @@ def held_back(r: Random) -> Theme:
     return {"window": 65535}, steps
 
 
+def corked_tail(r: Random) -> Theme:
+    """Cork over an idle connection: the tail goes after 200 ms, or with what comes."""
+    steps = now(tcp(3, 1)) if r.random() < 0.5 else []
+    steps += now(("send", r.choice((10, 1000, 3000, 5000)), MORE))
+    steps += later(ALL)
+    steps += [(r.choice((120, 300, 300, 500)), r.choice((("poll",), ("send", 10, MORE))))]
+    return {"window": 65535}, [*steps, (r.choice((GAP, 300)), ALL), *now(("send", 10, 0))]
+
+
 def bulk_send(r: Random) -> Theme:
     """Large writes to a quick reader; the send buffer follows the window."""
     steps: list[Step] = []
@@ -146,8 +155,8 @@ def closed_window(r: Random) -> Theme:
 def shrunk_window(r: Random) -> Theme:
     """The peer takes back what it has offered, and then asks for an ACK."""
     steps = now(("send", r.choice((3000, 10000, 30000)), 0))
-    steps += later(data(10), ("ack", ("seg", 1), r.choice((1, 100, 1460, 2000))))
     asks: list[Op] = [("data", "top", 0, n, "PA", "old") for n in (10, 1000)]
+    steps += later(asks[0], ack(r.choice((1, 100, 1460, 2000)), ("seg", 1)))
     steps += later(*[r.choice((*asks, *asks, data(10, 500), ("keep", 1), ("syn",)))] * 3)
     steps += [(r.choice((GAP, 300, 500)), r.choice((("close",), ALL, ("shutdown", 1))))]
     return {"wscale": r.choice((None, None, 0, 2)), "window": 65535}, steps
@@ -544,12 +553,12 @@ def slow_device(r: Random) -> Theme:
 
 
 THEMES: tuple[tuple[float, Callable[[Random], Theme]], ...] = (
-    (2, full_buffer), (2, refused_write), (1.6, low_water), (4, held_back), (1.5, bulk_send),
-    (2.4, closed_window), (2.4, shrunk_window), (1, losses), (0.7, partial_acks),
-    (1, urgent_send), (2.4, odd_sends), (2.2, zerocopy), (3.4, icmp_errors), (4.8, connecting),
-    (0.7, deferred), (2.4, keepalive), (2, user_timeout), (5.5, lingering), (4.5, impatient),
-    (2.5, orphan), (1.5, closing), (1.8, half_closed), (2.2, after_reset),
-    (1.5, sleeping_reader), (1.8, time_is_up), (2.6, peeking), (2.2, told_with_data),
+    (2, full_buffer), (2, refused_write), (1.6, low_water), (3, held_back), (1.2, corked_tail),
+    (1.5, bulk_send), (2.4, closed_window), (3, shrunk_window), (1, losses), (0.7, partial_acks),
+    (1, urgent_send), (2.4, odd_sends), (2.2, zerocopy), (3.4, icmp_errors), (5.5, connecting),
+    (0.7, deferred), (3.3, keepalive), (2, user_timeout), (6.5, lingering), (4.5, impatient),
+    (2.5, orphan), (1.5, closing), (1.8, half_closed), (2.6, after_reset),
+    (1.5, sleeping_reader), (1.8, time_is_up), (3, peeking), (2.2, told_with_data),
     (3, urgent_receive), (2, out_of_order), (1, duplicates), (2, overflow), (1.7, pruned),
     (1.7, slow_reader), (2.2, bulk_receive), (2.8, acknowledging), (1.5, thresholds),
     (2, huge_mtu), (2.6, slow_device),
