@@ -86,7 +86,7 @@ class Segment:
         """The payload as a receive-queue entry, charged as the kernel charges it."""
         rx = self.rx
         ip_len = rx.end - rx.l3
-        truesize = self.charge()
+        truesize = self.truesize or self.charge()
         room = 0 if rx.gso_size else spare_room(ip_len, truesize)
         fin = self.flags & FIN != 0
         data = memoryview(rx.buf)[self.data_off : rx.end]
