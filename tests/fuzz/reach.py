@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import multiprocessing
 import sys
 from collections import Counter
 from collections.abc import Callable
@@ -131,7 +132,8 @@ def _reached_all(programs: list[Program]) -> Counter[int]:
 def count(programs: list[Program], workers: int = 2) -> Counter[int]:
     """How many of `programs` reach each of `probes.PROBES`."""
     total: Counter[int] = Counter()
-    with ProcessPoolExecutor(workers) as pool:
+    context = multiprocessing.get_context("forkserver")
+    with ProcessPoolExecutor(workers, context) as pool:
         for part in pool.map(_reached_all, [programs[i::workers] for i in range(workers)]):
             total.update(part)
     return total
