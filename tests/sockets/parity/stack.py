@@ -240,14 +240,14 @@ class StackSocket:
 
     def recv(self, length: int, flags: int = 0) -> tuple[bytes, int, Any, Any, int]:
         self.asked = length
-        return self.received(self._do("recvmsg", length, flags))
+        return self.received(self._do("recvmsg", length, flags), length)
 
-    def received(self, msg: RecvMsg) -> tuple[bytes, int, Any, Any, int]:
+    def received(self, msg: RecvMsg, asked: int) -> tuple[bytes, int, Any, Any, int]:
         """What the call returns, as the kernel lays it out."""
         control, cut = fit_control(msg.control, _ANCILLARY)
         data = b"".join(msg.chunks)
         # what the call did not write is as the buffer was
-        data += bytes(max(0, min(msg.len, self.asked) - len(data)))
+        data += bytes(max(0, min(msg.len, asked) - len(data)))
         addr = self._shown(*msg.addr) if msg.addr is not None else None
         return data, msg.flags | cut, control, addr, msg.len
 
@@ -304,11 +304,13 @@ class StackCall:
         self.outcome: tuple[int, Any] | None = None
         self.wait: Wait | None = None
         self.waits_since = 0
+        self.asked = 0
         sock.blocking = True
         try:
             self._finish(call(sock))
         except _Blocks as blocks:
             self.op = blocks.op
+            self.asked = sock.asked
             self.sut.calls.append(self)
             self._step(lambda: next(self.op))
         except OSError as why:
@@ -338,7 +340,7 @@ class StackCall:
 
     def _shown(self, value: Any) -> Any:
         if isinstance(value, RecvMsg):
-            return self.sock.received(value)
+            return self.sock.received(value, self.asked)
         if isinstance(value, Sock):
             return self.sock.accepted(value)
         return value
