@@ -408,6 +408,14 @@ def test_c30_an_ephemeral_port_is_held_by_the_pair_alone():
     assert list(b.stack.tcp.ports.owners(b.sport)) == [tw]
 
 
+def test_c30_a_window_too_large_for_the_field_loses_its_high_bits():
+    b = time_wait()
+    (tw,) = b.stack.tcp.timewaits()
+    tw.rcv_wnd = 0x1FE9C
+    b.inject("A", seq=0, ack=2, data=b"x")
+    assert b.expect("A").win == 0xFE9C
+
+
 def test_c31_input():
     b = time_wait()
     b.run(50_000)

@@ -219,7 +219,7 @@ class TimeWait:
         ts = (now // MS + self.tsoffset, self.ts_recent) if self.tstamp_ok else None
         options = data_options(ts, ())
         csum = (self.csum_base + 20 + len(options)) % 65535
-        window = min(self.rcv_wnd >> self.rcv_wscale, 65535)
+        window = self.rcv_wnd >> self.rcv_wscale & 0xFFFF  # not the nearest, as elsewhere
         header = build(
             self.sport, self.dport, self.snd_nxt, self.rcv_nxt, ACK, window, options, csum=csum
         )
