@@ -146,6 +146,21 @@ def test_b53_the_timer_follows_the_gaps_between_segments():
     assert b.sk.quick
 
 
+def test_b53_with_ticks_the_gap_is_counted_in_them():
+    b = Bench.connected(hz=250)
+    b.sk.quick = 0
+    b.now += 2 * MS  # the middle of a tick
+    b.inject("A", data=b"x" * 100)
+    b.run(27.9)
+    b.inject("A", data=b"x" * 100)
+    assert b.sk.ato == 5 * 4 * MS + 7 * 4 * MS
+    b.run(0.2)
+    b.inject("A", data=b"x" * 100)
+    assert b.sk.ato == 6 * 4 * MS + 20 * MS
+    b.inject("A", data=b"x" * 100)
+    assert b.sk.ato == 5 * 4 * MS + 20 * MS
+
+
 def test_b54_duplicate_acks_are_merged_after_the_third():
     b = Bench.connected(rtt=100)
     b.send(10)

@@ -28,7 +28,7 @@ from ustack.tcp.sock import (
     TCP_ATO_MIN,
     TcpSock,
 )
-from ustack.tcp.timers import rto_ns, send_delayed_ack
+from ustack.tcp.timers import rto_ns, send_delayed_ack, whole_ticks
 from ustack.tcp.transmit import send_ack
 from ustack.wire.tcp import FIN, PSH, SYN, URG
 
@@ -49,9 +49,11 @@ def event_data_recv(sk: TcpSock, seg: Segment) -> None:
     else:
         gap = now - sk.lrcvtime
         if gap <= TCP_ATO_MIN // 2:
-            sk.ato = (sk.ato >> 1) + TCP_ATO_MIN // 2
+            if sk.ato != TCP_ATO_MIN:
+                sk.ato = whole_ticks(sk, sk.ato >> 1) + TCP_ATO_MIN // 2
         elif gap < sk.ato:
-            sk.ato = min((sk.ato >> 1) + gap, rto_ns(sk))
+            gap = whole_ticks(sk, now) - whole_ticks(sk, sk.lrcvtime)
+            sk.ato = min(whole_ticks(sk, sk.ato >> 1) + gap, rto_ns(sk))
         elif gap > rto_ns(sk):
             incr_quickack(sk, MAX_QUICKACKS)
     sk.lrcvtime = now

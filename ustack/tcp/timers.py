@@ -114,6 +114,12 @@ def in_ticks(sk: TcpSock, us: int) -> int:
     return -(-us // tick) * tick
 
 
+def whole_ticks(sk: TcpSock, ns: int) -> int:
+    """A time or an interval in ns as a count of jiffies has it."""
+    hz: int = sk.net.sysctl.hz
+    return ns - ns % (SEC // hz) if hz else ns
+
+
 def probe0_base(sk: TcpSock) -> int:
     """The first zero-window probe interval in ns: RTO, at least 200 ms."""
     return in_ticks(sk, max(sk.rtt.rto_us, TCP_RTO_MIN // 1000)) * 1000
