@@ -46,11 +46,23 @@ class Model:
 
     def insert(self, seq: int, data: bytes) -> tuple[bool, tuple[int, int] | None]:
         end = seq + len(data)
-        twice = [(max(seq, a), min(end, b)) for a, b, _ in self.entries if a < end and seq < b]
-        if any(a <= seq and end <= b for a, b, _ in self.entries):
-            return False, (seq, end)
-        self.entries = [e for e in self.entries if not (seq <= e[0] and e[1] <= end)]
-        self.entries = sorted([*self.entries, (seq, end, data)])
+        below = [e for e in self.entries if e[0] <= seq]
+        above = [e for e in self.entries if e[0] > seq]
+        twice: list[tuple[int, int]] = []
+        if below:
+            a, b, _ = below[-1]  # nobody before that one is asked
+            if end <= b:
+                return False, (seq, end)
+            if a == seq:
+                below.pop()
+            if seq < b:
+                twice.append((seq, b))
+        while above and above[0][1] <= end:
+            a, b, _ = above.pop(0)
+            twice.append((a, b))
+        if above and above[0][0] < end:
+            twice.append((above[0][0], end))
+        self.entries = [*below, (seq, end, data), *above]
         return True, one_range(twice)
 
     def deliver(self, rcv_nxt: int) -> tuple[int, bytes]:
@@ -105,7 +117,6 @@ class ReceiveMachine(RuleBasedStateMachine):
 
     def insert(self, seq: int, length: int, room: int) -> None:
         data = self.payload(length)
-        before = self.ofo.max_end if self.ofo else None
         joins = self.joined(seq, length, [*self.ofo])
         got = self.ofo.insert(skb(seq, data, room=room))
         self.rmem += got.charge - got.freed
@@ -121,15 +132,12 @@ class ReceiveMachine(RuleBasedStateMachine):
             gone = count + 1 - len(self.model.entries)
             assert got.merged == gone
             assert (got.freed > 0) == (gone > (not accepted))
-        assert got.highest == (before is None or seq + length > before)
 
     def joined(self, seq: int, length: int, entries: list[RxSkb]) -> int | None:
         """The index of the entry into whose room a segment goes: the one before it, if that
-        ends where it starts and does not come to cover the next."""
+        ends where it starts."""
         at = sum(entry.seq <= seq for entry in entries) - 1
         if at < 0 or entries[at].end_seq != seq or entries[at].room < length:
-            return None
-        if at + 1 < len(entries) and seq + length >= entries[at + 1].end_seq:
             return None
         return at
 
@@ -227,7 +235,7 @@ def test_a_covering_segment_replaces_and_reports_only_what_touches() -> None:
     for seq in (10, 14, 30):
         ofo.insert(skb(seq, b"xxxx"))
     got = ofo.insert(skb(8, b"y" * 30))
-    assert (got.accepted, got.freed, got.merged, got.highest) == (True, 3 * 832, 3, True)
+    assert (got.accepted, got.freed, got.merged) == (True, 3 * 832, 3)
     assert got.dsack == (10, 18)
     assert [(e.seq, e.end_seq) for e in ofo] == [(8, 38)]
 
@@ -415,6 +423,26 @@ def test_touching_segments_are_no_duplicates() -> None:
     ofo.insert(skb(10, b"abcd"))
     ofo.insert(skb(20, b"abcd"))
     got = ofo.insert(skb(14, b"abcdef"))
-    assert (got.dsack, got.highest, got.merged) == (None, False, 0)
+    assert (got.dsack, got.merged) == (None, 0)
     got = ofo.insert(skb(5, b"x" * 19))
-    assert (got.dsack, got.highest, got.merged) == ((10, 24), False, 3)
+    assert (got.dsack, got.merged) == ((10, 24), 3)
+
+
+def test_a_segment_that_continues_its_predecessor_replaces_nothing() -> None:
+    ofo = OfoQueue()
+    ofo.insert(skb(10, b"abcd", room=100))
+    ofo.insert(skb(20, b"abcd"))
+    got = ofo.insert(skb(14, b"x" * 20))
+    assert (got.accepted, got.charge, got.freed, got.merged, got.dsack) == (True, 0, 0, 0, None)
+    assert [(e.seq, e.end_seq) for e in ofo] == [(10, 34), (20, 24)]
+    ready, dropped, dsack = ofo.pop_ready(10)
+    assert [(e.seq, e.end_seq) for e in ready] == [(10, 34)]
+    assert (dropped, dsack) == (832, None)
+
+
+def test_what_is_dropped_counts_the_segments_that_were_merged_into_it() -> None:
+    ofo = OfoQueue()
+    ofo.insert(skb(10, b"abcd", room=100))
+    ofo.insert(skb(14, b"efgh"))
+    assert ofo.insert(skb(5, b"y" * 30)).merged == 1
+    assert ofo.dropped == 2

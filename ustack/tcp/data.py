@@ -127,10 +127,11 @@ def data_ready(sk: TcpSock) -> None:
 
 def _merge_out_of_order(sk: TcpSock, now: int) -> None:
     """Move what rcv_nxt has reached into the receive queue (`tcp_ofo_queue`)."""
-    before = len(sk.ofo_queue)
-    ready, dropped, dsack = sk.ofo_queue.pop_ready(sk.rcv_nxt)
+    queue = sk.ofo_queue
+    before = queue.dropped
+    ready, dropped, dsack = queue.pop_ready(sk.rcv_nxt)
     sk.rmem_alloc -= dropped
-    sk.drops += before - len(sk.ofo_queue) - len(ready)
+    sk.drops += queue.dropped - before
     if dsack is not None and sk.sack_ok and sk.net.sysctl.tcp_dsack:
         sk.sacks.dsack_extend(*dsack)
     for skb in ready:
@@ -154,11 +155,12 @@ def _queue_out_of_order(sk: TcpSock, seg: Segment) -> None:
     sk.pred_wnd = PREDICTION_OFF
     mib.inc("TcpExtTCPOFOQueue")
     sk.rcv_ooopack += seg.segs
+    before = sk.ofo_queue.dropped
     result = sk.ofo_queue.insert(skb)
     sk.rmem_alloc -= result.freed
     if result.merged:
         mib.inc("TcpExtTCPOFOMerge", result.merged)
-        sk.drops += result.merged
+        sk.drops += sk.ofo_queue.dropped - before
     if result.dsack is not None:
         dsack_set(sk, *result.dsack)
     if sk.sack_ok:

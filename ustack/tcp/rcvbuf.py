@@ -250,15 +250,15 @@ def _prune(sk: TcpSock, seq: int) -> bool:
 def _prune_ofo(sk: TcpSock, seq: int) -> bool:
     """Give up out-of-order data, the highest first, an eighth of the buffer at a time until
     what is left fits; what we SACKed is then forgotten."""
-    before = len(sk.ofo_queue)
+    before = sk.ofo_queue.dropped
     while freed := sk.ofo_queue.prune(seq, sk.rcvbuf >> 3):
         sk.rmem_alloc -= freed
         if sk.rmem_alloc <= sk.rcvbuf:
             break
-    if len(sk.ofo_queue) == before:
+    if sk.ofo_queue.dropped == before:
         return False
     sk.net.mib.inc("TcpExtOfoPruned")
-    sk.drops += before - len(sk.ofo_queue)
+    sk.drops += sk.ofo_queue.dropped - before
     if sk.sack_ok:
         sk.sacks.reset()
     return True

@@ -10,12 +10,12 @@ overlap its predecessor. The reader holds a position and takes the first entry t
 reaches beyond it, so bytes that came first win. A FIN takes one sequence number after the
 data of its entry.
 
-`OfoQueue` is a list of `RxSkb` sorted by start. No entry contains another one, so the
-ends are sorted too; entries may overlap partly, and then both copies are kept (trimming
-would cost a copy, and the charge stays the same). Insertion looks first at the end of the
-list, where nearly all segments go; otherwise one bisection finds the place, and the new
-entry swallows those that it covers. What was received twice is reported as one range for
-DSACK (RFC 2883).
+`OfoQueue` is a list of `RxSkb` sorted by start. Entries may overlap partly, and then both
+copies are kept (trimming would cost a copy, and the charge stays the same). Insertion looks
+first at the end of the list, where nearly all segments go; otherwise one bisection finds the
+place, and the new entry swallows those that it covers. One that is merged into its
+predecessor does not: then an entry may contain others. What was received twice is reported as
+one range for DSACK (RFC 2883).
 
 Memory. Payloads are views into the `bytes` of one read. A small one out of order is
 copied, so that it does not pin a read of 64 KiB; in the kernel `skb_condense` does that. An entry
@@ -25,7 +25,9 @@ of one-byte segments into a small buffer. `collapse` repacks payload into pages 
 buffer is full.
 
 Limits. The queues do not bound themselves: the caller compares its charge with `rcvbuf`,
-then calls `collapse`, then `prune`.
+then calls `collapse`, then `prune`. Only the predecessor by start is asked whether a segment
+continues it; the kernel asks every entry that its search tree leads it past, so where entries
+overlap the shape of the tree may decide.
 
 Sources: RFC 9293 section 3.10.7.4; Linux `tcp_queue_rcv`, `tcp_data_queue_ofo`, `tcp_ofo_queue`,
 `tcp_try_coalesce`, `tcp_collapse`, `tcp_collapse_ofo_queue`, `tcp_prune_ofo_queue`.
@@ -58,7 +60,7 @@ class RxSkb:
     many more payload bytes the kernel's buffer for this entry would hold.
     """
 
-    __slots__ = ("data", "end_seq", "fin", "room", "seq", "truesize", "tstamp")
+    __slots__ = ("data", "end_seq", "fin", "room", "segs", "seq", "truesize", "tstamp")
 
     def __init__(
         self,
@@ -77,6 +79,7 @@ class RxSkb:
         self.fin = fin
         self.tstamp = tstamp
         self.room = room
+        self.segs = 1  # that it stands for: so many drops if it is dropped
 
     def check(self) -> None:
         assert len(self.data) == self.end_seq - self.seq - self.fin
@@ -163,30 +166,31 @@ class OfoInsert:
     """What became of an out-of-order segment.
 
     `accepted`: it is in the queue, `charge` is to be charged (0 if it went into the room of
-    its neighbour). `freed`: the charge of entries that it replaced, `merged` how many
-    segments were dropped as covered (TcpExtTCPOFOMerge). `dsack`: a range now known to
-    have come twice. `highest`: it ends beyond everything before it.
+    its neighbour). `freed`: the charge of entries that it replaced, `merged` how many entries
+    were dropped as covered (TcpExtTCPOFOMerge). `dsack`: a range now known to have come
+    twice.
     """
 
-    __slots__ = ("accepted", "charge", "dsack", "freed", "highest", "merged")
+    __slots__ = ("accepted", "charge", "dsack", "freed", "merged")
 
-    def __init__(self, accepted: bool, charge: int, highest: bool) -> None:
+    def __init__(self, accepted: bool, charge: int) -> None:
         self.accepted = accepted
         self.charge = charge
-        self.highest = highest
         self.freed = 0
         self.merged = 0
         self.dsack: Range | None = None
 
 
 class OfoQueue:
-    """Received beyond a hole, sorted by sequence number."""
+    """Received beyond a hole, sorted by sequence number. `dropped` counts the segments of
+    entries that were dropped."""
 
-    __slots__ = ("_list", "truesize")
+    __slots__ = ("_list", "dropped", "truesize")
 
     def __init__(self) -> None:
         self._list: list[RxSkb] = []
         self.truesize = 0
+        self.dropped = 0
 
     def __len__(self) -> int:
         return len(self._list)
@@ -218,26 +222,23 @@ class OfoQueue:
                 first -= 1
             elif skb.seq < before.end_seq:
                 dsack = (skb.seq, before.end_seq)
-            elif (
-                (before.room or skb.fin)
-                and skb.end_seq < queue[at].end_seq
-                and _coalesce(before, skb)
-            ):
-                return OfoInsert(True, 0, False)
+            elif (before.room or skb.fin) and _coalesce(before, skb):
+                return OfoInsert(True, 0)  # whatever it covers: nobody has looked
         return self._replace(first, skb, dsack)
 
     def _append(self, skb: RxSkb) -> OfoInsert:
         queue = self._list
         if queue and (queue[-1].room or skb.fin) and _coalesce(queue[-1], skb):
-            return OfoInsert(True, 0, True)
+            return OfoInsert(True, 0)
         _unpin(skb)
         queue.append(skb)
         self.truesize += skb.truesize
-        return OfoInsert(True, skb.truesize, True)
+        return OfoInsert(True, skb.truesize)
 
     def _duplicate(self, skb: RxSkb) -> OfoInsert:
-        result = OfoInsert(False, 0, False)
+        result = OfoInsert(False, 0)
         result.merged = 1
+        self.dropped += skb.segs
         result.dsack = (skb.seq, skb.end_seq)
         return result
 
@@ -245,15 +246,14 @@ class OfoQueue:
         """Put `skb` at `first`, in place of the entries there that it covers."""
         queue = self._list
         last, end = first, skb.end_seq
-        result = OfoInsert(True, skb.truesize, False)
+        result = OfoInsert(True, skb.truesize)
         while last < len(queue) and queue[last].end_seq <= end:
             covered = queue[last]
             dsack = _widen(dsack, covered.seq, covered.end_seq)
             result.freed += covered.truesize
+            self.dropped += covered.segs
             last += 1
-        if last == len(queue):
-            result.highest = end > queue[-1].end_seq
-        elif queue[last].seq < end:
+        if last < len(queue) and queue[last].seq < end:
             dsack = _widen(dsack, queue[last].seq, end)
         result.merged = last - first
         result.dsack = dsack
@@ -284,6 +284,7 @@ class OfoQueue:
                 dsack = _widen(dsack, skb.seq, min(skb.end_seq, high))
             if skb.end_seq <= rcv_nxt:
                 dropped += skb.truesize
+                self.dropped += skb.segs
                 continue
             ready.append(skb)
             rcv_nxt = skb.end_seq
@@ -298,7 +299,9 @@ class OfoQueue:
         queue = self._list
         freed = 0
         while queue and queue[-1].seq >= keep_seq:
-            freed += queue.pop().truesize
+            skb = queue.pop()
+            freed += skb.truesize
+            self.dropped += skb.segs
             if freed >= goal_bytes:
                 break
         self.truesize -= freed
@@ -339,7 +342,6 @@ class OfoQueue:
             assert skb.seq < skb.end_seq
         for a, b in pairwise(queue):
             assert a.seq < b.seq
-            assert a.end_seq < b.end_seq
         assert self.truesize == sum(skb.truesize for skb in queue)
 
 
@@ -359,6 +361,7 @@ def _coalesce(to: RxSkb, skb: RxSkb) -> bool:
     if size:
         to.data = memoryview(b"".join((to.data, skb.data)))
         to.room -= size
+    to.segs += skb.segs
     to.end_seq = skb.end_seq
     to.fin = skb.fin
     to.tstamp = skb.tstamp
@@ -388,7 +391,7 @@ def _range_end(queue: Sequence[RxSkb], at: int) -> int:
     end_seq = queue[at].end_seq
     at += 1
     while at < len(queue) and queue[at].seq <= end_seq:
-        end_seq = queue[at].end_seq
+        end_seq = max(end_seq, queue[at].end_seq)
         at += 1
     return at
 

@@ -90,7 +90,10 @@ class Segment:
         room = 0 if rx.gso_size else spare_room(ip_len, truesize)
         fin = self.flags & FIN != 0
         data = memoryview(rx.buf)[self.data_off : rx.end]
-        return RxSkb(self.seq, self.end_seq, data, truesize, fin, self.now, room)
+        skb = RxSkb(self.seq, self.end_seq, data, truesize, fin, self.now, room)
+        if rx.gso_size:
+            skb.segs = self.segs
+        return skb
 
     def charge(self) -> int:
         """What the kernel charges for it (rule 0.3); noted in `truesize`."""
