@@ -175,6 +175,17 @@ def test_a_query_about_sources_merges_with_one_about_the_group(family):
     assert [what for _, what in w.said(5)] == [[("is in", w.group, [two])]]
 
 
+@FAMILIES
+def test_an_answer_about_a_group_that_was_left_is_not_sent(family):
+    w = World(family)
+    sock = w.joined()
+    w.said(10)
+    w.query(w.group, code=w.units(8))
+    w.leave(sock)
+    assert [what for _, what in w.said(20)] == [[("to in", w.group, [])]] * 2
+    assert not len(w.stack.deadlines)
+
+
 # -- old versions ---------------------------------------------------------------
 
 

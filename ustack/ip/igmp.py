@@ -103,9 +103,8 @@ class Igmp(Reporter):
                     self.answer_all(now)
                     return True
         sources = () if version or query.version < 3 else tuple(query.sources)
-        for known in list(self.groups.values()):
-            if group in (ANY4, known.addr):
-                self.answer_group(known, sources, delay, now)
+        for known in self.asked(group):
+            self.answer_group(known, sources, delay, now)
         return True
 
     def _learn(self, query: Query, delay: int) -> None:

@@ -10,7 +10,8 @@ device: EXCLUDE while any socket is in that mode, and then a source is out if al
 exclude it and none includes it; else the sources that any socket includes. Each thing that
 has changed carries the number of reports that must still tell it: `Group.crcount` a change of
 mode, `Source.crcount` a source that has come, and those that have gone wait in `tomb` until
-they have been told.
+they have been told. A group has a timer of its own (`sock.deadlines`); what is done when it
+runs, `on_timeout`, is not known here.
 
 `add_sources` and `del_sources` change the counts and say whether there is something new to
 tell. `in_record` says which sources a record of a given kind names. Who sends the records, and
@@ -25,7 +26,7 @@ Sources: RFC 3376 sections 3 and 5.1, RFC 3810; Linux `ip_mc_add_src`, `ip_mc_de
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from ustack.sock.deadlines import NEVER
 from ustack.sock.multicast import EXCLUDE, INCLUDE
@@ -49,8 +50,8 @@ class Group:
     """One group on one device."""
 
     __slots__ = (
-        "addr", "crcount", "gsquery", "mode", "reporter", "sfcount", "silent", "sources", "timer",
-        "tomb", "unsolicited", "users",
+        "addr", "crcount", "gsquery", "heap_at", "mode", "on_timeout", "reporter", "sfcount",
+        "silent", "sources", "timer", "tomb", "unsolicited", "users",
     )  # fmt: skip
 
     def __init__(self, addr: bytes, mode: int, silent: bool) -> None:
@@ -65,8 +66,20 @@ class Group:
         self.crcount = 0
         self.gsquery = False  # a query about some of the sources waits for its answer
         self.timer = NEVER  # when that or another query is answered
+        self.heap_at = NEVER
+        self.on_timeout: Callable[[Group, int], None] | None = None
         self.unsolicited = 0  # reports still to be sent unasked, of the old versions
         self.reporter = False  # we were the last to report it
+
+    # -- the timer -----------------------------------------------------------------------
+
+    def next_deadline(self) -> int:
+        return self.timer
+
+    def handle_timeout(self, now: int) -> None:
+        self.timer = NEVER
+        if self.on_timeout is not None:
+            self.on_timeout(self, now)
 
     # -- the filter ----------------------------------------------------------------------
 
@@ -198,10 +211,11 @@ class Group:
         """A query asks for `sources`: is there something to answer? (Linux:
         `igmp_marksources`)"""
         found = 0
+        named = frozenset(sources)  # by whoever asks: there may be thousands
         for source in self.sources.values():
             if found == len(sources):
                 break
-            if source.addr not in sources:
+            if source.addr not in named:
                 continue
             if self.mode == INCLUDE:
                 source.asked = True

@@ -103,9 +103,8 @@ class Mld(Reporter):
                 self.forget_answer()
                 self.answer_all(now)
                 return True
-        for group in list(self.groups.values()):
-            if query.group in (ANY6, group.addr):
-                self.answer_group(group, sources, delay, now)
+        for group in self.asked(query.group):
+            self.answer_group(group, sources, delay, now)
         return True
 
     def _learn(self, query: Query, delay: int) -> None:

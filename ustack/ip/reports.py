@@ -7,7 +7,7 @@ made together should be one report.
 
 Structure. There is a `Reporter` for each device and family, made when the first group is
 joined there or the first query comes. It has the groups of the device, those that were left
-and must still be reported (`_left`), and two timers of its own:
+and must still be reported (`_left`), and two timers:
 
 - `_change_at`: a change has happened. It runs two ticks later, so that what a program does
   in one go is told in one report, then again after a random time up to the unsolicited report
@@ -134,6 +134,7 @@ class Reporter:
             self.add_sources(addr, mode, (), False, now)
             return
         group = self.groups[addr] = Group(addr, mode, self._dev.loopback or self.silent(addr))
+        group.on_timeout = self.group_timeout
         if self.muted(group):
             return
         self._restore(group)
@@ -151,6 +152,8 @@ class Reporter:
         if group.users:
             return
         del self.groups[addr]
+        group.timer = NEVER
+        self._net.deadlines.forget(group)
         if self.muted(group):
             return
         version = self.old_version(now)
@@ -207,10 +210,7 @@ class Reporter:
     # -- timers --------------------------------------------------------------------------------
 
     def next_deadline(self) -> int:
-        at = min(self._answer_at, self._change_at)
-        for group in self.groups.values():
-            at = min(at, group.timer)
-        return at
+        return min(self._answer_at, self._change_at)
 
     def handle_timeout(self, now: int) -> None:
         if self._answer_at <= now:
@@ -222,10 +222,6 @@ class Reporter:
             self._changes -= 1
             if self._changes > 0:
                 self._arm_change(self.interval(now), now)
-        for group in list(self.groups.values()):
-            if group.timer <= now:
-                group.timer = NEVER
-                self.group_timeout(group, now)
 
     def soon(self, within: int) -> int:
         """A random time below `within`, and the two ticks that the kernel's timers take."""
@@ -236,7 +232,7 @@ class Reporter:
 
     def arm_group(self, group: Group, at: int) -> None:
         group.timer = at
-        self._net.deadlines.arm(self, at)
+        self._net.deadlines.arm(group, at)
 
     def _event(self, now: int) -> None:
         """Something is to be told (Linux: `igmp_ifc_event`)."""
@@ -249,6 +245,13 @@ class Reporter:
         self._net.deadlines.arm(self, self._change_at)
 
     # -- queries -------------------------------------------------------------------------------
+
+    def asked(self, group: bytes) -> list[Group]:
+        """The groups that a query about `group` is about: all, if that is none."""
+        if not any(group):
+            return list(self.groups.values())
+        known = self.groups.get(group)
+        return [known] if known is not None else []
 
     def answer_all(self, now: int) -> None:
         """A general query of the current version."""
