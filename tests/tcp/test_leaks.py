@@ -188,3 +188,13 @@ def test_no_table_leaks_with_a_catch_all():
     b.close()
     b.run(61_000)
     assert_empty(b)
+
+
+def test_what_was_in_flight_is_let_go_with_the_connection():
+    """RACK's list is a second reference to it."""
+    b = Bench.connected(mss=1000)
+    b.send(10_000)
+    b.inject(ack=1, sacks=[(2001, 3001)])
+    assert b.sk.rack_list
+    b.inject("RA")
+    assert b.sk.rack_list is None

@@ -110,6 +110,7 @@ def write_queue_purge(sk: TcpSock, now: int) -> None:
     """Drop everything unsent and unacknowledged (`tcp_write_queue_purge`)."""
     sk.write_queue.clear()
     sk.rtx_queue.clear()
+    sk.rack_list = None
     sk.wmem_queued = 0
     sk.packets_out = sk.sacked_out = sk.lost_out = sk.retrans_out = 0
     sk.rtt.backoff = 0
