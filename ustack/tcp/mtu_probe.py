@@ -30,6 +30,7 @@ from ustack.tcp.skb import Skb
 from ustack.tcp.sock import SEC, MtuProbe, TcpSock
 from ustack.tcp.state import CA_CWR, CA_OPEN
 from ustack.tcp.transmit import transmit_skb
+from ustack.tcp.txstamp import is_stamped
 from ustack.wire.packet import DROPPED
 from ustack.wire.tcp import ACK, FIN, PSH
 
@@ -152,11 +153,10 @@ def _may_send(sk: TcpSock, size: int) -> int:
 
 def _can_coalesce(sk: TcpSock, size: int) -> bool:
     """Nothing forbids to merge the first `size` unsent bytes: no MSG_EOR, no stamp."""
-    stamps = sk.notify.stamps if sk.notify is not None else []
     for skb in sk.write_queue:
         if size <= skb.len:
             break
-        if skb.eor or any(skb.seq <= stamp.key < skb.end_seq for stamp in stamps):
+        if skb.eor or is_stamped(sk, skb):
             return False
         size -= skb.len
     return True

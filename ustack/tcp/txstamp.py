@@ -15,12 +15,17 @@ Sources: Linux `tcp_tx_timestamp`, `tcp_fragment_tstamp`, `tcp_skb_collapse_tsta
 
 from __future__ import annotations
 
+from bisect import bisect_left
+from operator import attrgetter
+
 from ustack.sock import notify
 from ustack.sock.notify import ACKED, OPT_ID, OPT_TSONLY, SCHED, SND, Notice, StreamStamp
 from ustack.sock.truesize import TX_OVERHEAD
 from ustack.tcp.skb import Skb
 from ustack.tcp.sock import TcpSock
 from ustack.wire.packet import DROPPED, QUEUED
+
+_KEY = attrgetter("key")
 
 
 def want(sk: TcpSock, flags: int) -> None:
@@ -66,8 +71,10 @@ def acked(sk: TcpSock, una: int, now: int) -> None:
     """The bytes before `una` are acknowledged, their entries still in the queue."""
     tx = notify.of(sk)
     stamps = tx.stamps
-    while stamps and stamps[0].key < una:
-        stamp = stamps.pop(0)
+    count = bisect_left(stamps, una, key=_KEY)
+    told = stamps[:count]
+    del stamps[:count]
+    for stamp in told:
         if stamp.flags & notify.TX_ACK:
             payload = b"" if sk.tsflags & OPT_TSONLY else _payload(sk, stamp.key, una)
             charge = TX_OVERHEAD + len(payload)
@@ -79,16 +86,23 @@ def acked(sk: TcpSock, una: int, now: int) -> None:
 
 def _within(stamps: list[StreamStamp], skb: Skb) -> StreamStamp | None:
     """The stamp of `skb`: of several, which were merged with it, the last with all flags."""
-    found: StreamStamp | None = None
-    for stamp in [*stamps]:
-        if stamp.key >= skb.end_seq:
-            break
-        if stamp.key >= skb.seq:
-            if found is not None:
-                stamp.flags |= found.flags
-                stamps.remove(found)
-            found = stamp
-    return found
+    first = bisect_left(stamps, skb.seq, key=_KEY)
+    last = bisect_left(stamps, skb.end_seq, lo=first, key=_KEY) - 1
+    if last < first:
+        return None
+    for stamp in stamps[first:last]:
+        stamps[last].flags |= stamp.flags
+    del stamps[first:last]
+    return stamps[first]
+
+
+def is_stamped(sk: TcpSock, skb: Skb) -> bool:
+    """Has `skb` a stamp?"""
+    if sk.notify is None:
+        return False
+    stamps = sk.notify.stamps
+    at = bisect_left(stamps, skb.seq, key=_KEY)
+    return at < len(stamps) and stamps[at].key < skb.end_seq
 
 
 def _number(sk: TcpSock, key: int) -> int:
