@@ -55,7 +55,8 @@ def rto_ns(sk: TcpSock) -> int:
 
 def pacing_delay(sk: TcpSock, now: int) -> int:
     """What was just sent leaves when pacing lets it: so much later its timer starts
-    (`tcp_pacing_delay`)."""
+    (`tcp_pacing_delay`). Where it would cost a call for each ACK `pacing_status` is asked
+    before."""
     return max(sk.wstamp - now, 0) if sk.pacing_status else 0
 
 
@@ -68,11 +69,13 @@ def rearm_rto(sk: TcpSock, now: int) -> None:
     if not sk.packets_out:
         clear_xmit_timer(sk)
         return
-    at = now + rto_ns(sk) + pacing_delay(sk, now)
+    at = now + rto_ns(sk)
     if sk.pending in (PENDING_REO, PENDING_LOSS_PROBE):
         head = sk.rtx_queue.head()
         if head is not None:
-            at = max(head.tx_time + rto_ns(sk), now + 1) + pacing_delay(sk, now)
+            at = max(head.tx_time + rto_ns(sk), now + 1)
+    if sk.pacing_status:
+        at += pacing_delay(sk, now)
     reset_xmit_timer(sk, PENDING_RETRANS, at)
 
 
