@@ -137,7 +137,7 @@ def test_changed_while_waiting(t, case):
     s.info(*RATES) if case != "lifted" else s.info("max_pacing_rate")
     t.run(80)
     f.ack()
-    t.run(300)
+    t.run(270)
 
 
 @parity("D-50", "D-18", tcp_min_tso_segs=2)
