@@ -110,12 +110,8 @@ def _queue_in_order(sk: TcpSock, seg: Segment) -> None:
 def queue_rcv(sk: TcpSock, seg: Segment) -> None:
     """Append payload and FIN to the receive queue (`tcp_queue_rcv`)."""
     sk.rmem_alloc += sk.receive_queue.append(seg.rx_skb())
-    _advance(sk, seg.end_seq)
-
-
-def _advance(sk: TcpSock, end_seq: int) -> None:
-    sk.bytes_received += end_seq - sk.rcv_nxt
-    sk.rcv_nxt = end_seq
+    sk.bytes_received += seg.end_seq - sk.rcv_nxt
+    sk.rcv_nxt = seg.end_seq
 
 
 def data_ready(sk: TcpSock) -> None:
@@ -136,7 +132,8 @@ def _merge_out_of_order(sk: TcpSock, now: int) -> None:
         sk.sacks.dsack_extend(*dsack)
     for skb in ready:
         sk.rmem_alloc += sk.receive_queue.append(skb) - skb.truesize
-        _advance(sk, skb.end_seq)
+        sk.bytes_received += skb.end_seq - sk.rcv_nxt
+        sk.rcv_nxt = skb.end_seq
         if skb.fin:
             fin(sk, now)
             return
