@@ -249,6 +249,8 @@ def clean_rtx_queue(
         skb = queue.first
     if skb is None:
         chrono.stop(sk, chrono.BUSY, st.now)
+        if sk.retrans_out and sk.sack_ok:
+            sk.retrans_out = 0  # see `undo`: an entry may have counted twice
         if not sk.write_queue:
             sk.page = None
     elif skb.sacked & SACKED_ACKED:

@@ -23,7 +23,9 @@ the undo at once.
 
 Limits: without SACK the state is held until something above `high_seq` is acknowledged, so
 that late duplicate ACKs do not start the next recovery (RFC 6582 section 4.1); the window is
-back before.
+back before. An undo takes the marks of loss off, not those of retransmission. If the head was
+acknowledged in part, and is sent again after the next timeout, it counts twice in
+`retrans_out`, as in Linux; with SACK until nothing is in flight, without for good.
 
 Sources: RFC 2883, RFC 3522, RFC 3708; Linux `tcp_may_undo`, `tcp_init_undo`,
 `tcp_undo_cwnd_reduction`, `tcp_try_undo_recovery` and its siblings; rule D-26.

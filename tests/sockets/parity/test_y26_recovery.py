@@ -172,6 +172,25 @@ def test_undo(t, case):
     s.info(*STATE)
 
 
+@parity("D-26", "D-5", cases=["sack", "without"])
+def test_undo_of_half_a_retransmission(t, case):
+    """The mark of what was sent again outlives the undo; at the next timeout it counts twice."""
+    s, f, at = flight(t, 3, ts=True, sack=case == "sack")
+    t.rule("D-26")
+    t.run(20)
+    early = f.ecr
+    t.run(400)
+    s.info(*STATE)
+    f.ack(at(1) // 2, tsecr=early)
+    t.run(3)
+    s.info(*STATE)
+    t.run(700)
+    s.info(*STATE)
+    f.ack(at(3))
+    t.run(3)
+    s.info(*STATE)
+
+
 @parity("D-27", "D-15")
 def test_reordering(t):
     """A segment that arrives late, not lost."""
