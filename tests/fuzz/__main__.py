@@ -11,7 +11,7 @@ import sys
 import time
 from collections import Counter
 
-from tests.fuzz.campaign import Campaign, draw
+from tests.fuzz.campaign import Campaign, draw, is_listed
 from tests.fuzz.mutations import find_all, record
 from tests.fuzz.reach import LEAST, table
 
@@ -55,10 +55,12 @@ def main() -> None:
         print(f"{len(outcomes)} programs in {time.monotonic() - began:.0f} s, {again} played again")
         for kind, count in kinds.most_common():
             print(f"{count:5} {kind}")
-        for kind, _ in kinds.most_common(args.show):
+        new = [kind for kind, _ in kinds.most_common() if not is_listed(kind)]
+        for kind in new[: args.show]:
             first = next(outcome for outcome in outcomes if outcome.kind == kind)
             small = campaign.shrink(first)
             print(f"\n== {kind}\n{small.program}\n{small.text}")
+    sys.exit(bool(new))
 
 
 if __name__ == "__main__":

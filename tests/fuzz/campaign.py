@@ -21,6 +21,7 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
 from tests.fuzz.compare import differing, first_difference, listing
+from tests.fuzz.listed import listed
 from tests.fuzz.program import GAP, Program
 from tests.fuzz.program import draw as draw_tcp
 from tests.fuzz.run import KernelHost, Result, play_stack
@@ -30,12 +31,14 @@ from tools.testbed import die_with_parent
 WORKERS = int(os.environ.get("USTACK_FUZZ_WORKERS", "24"))
 TRIES = 3
 LATEST = 8.0  # ms; a run with a later step proves nothing
+LISTED_AS = "listed "
 
 _hosts: dict[tuple[Any, ...], KernelHost] = {}  # of a worker
 
 
 class Outcome(NamedTuple):
-    """Of one program. `kind` is "" if the traces agree, else where they part, in short."""
+    """Of one program. `kind` is "" if the traces agree, else where they part, in short; it
+    begins with LISTED_AS if that is known."""
 
     program: Program
     kind: str
@@ -79,19 +82,27 @@ def check(program: Program) -> Outcome:
     late = 0
     while outcome.tries - late < TRIES and late < 3 * TRIES:
         theirs = host.play(program, ours.plan)
-        kind, text = judge(theirs, ours)
+        kind, text = judge(program, theirs, ours)
         outcome = Outcome(program, kind, text, outcome.tries + 1)
-        if not kind:
+        if not kind or is_listed(kind):
             break
         late += theirs.lateness > LATEST
     return outcome
 
 
-def judge(theirs: Result, ours: Result) -> tuple[str, str]:
+def is_listed(kind: str) -> bool:
+    return kind.startswith(LISTED_AS)
+
+
+def judge(program: Program, theirs: Result, ours: Result) -> tuple[str, str]:
+    """(in short how they differ, a listing), two empty texts if they agree."""
     kernel, ustack = theirs.trace, ours.trace
     at = first_difference(kernel, ustack)
     if at is None:
         return ("error", kernel.error) if kernel.error else ("", "")
+    rule = listed(program, kernel, ustack, at)
+    if rule:
+        return LISTED_AS + rule, ""
     text = f"{listing(kernel, ustack, at)}\n(latest step: {theirs.lateness:.1f} ms)"
     fields = differing(kernel, ustack, at)
     if fields:

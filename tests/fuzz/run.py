@@ -58,6 +58,7 @@ _TIMES = (
 )  # fmt: skip
 _MEM = ("rmem", "rcvbuf", "sndbuf", "wmem_queued", "drops")
 _PORTS = range(20_000, 32_000)
+STRETCHES = (1, 2, 4, 7)
 
 # (type, code) for IPv4 and IPv6
 ICMP = {
@@ -71,8 +72,14 @@ CONTROL = {
 }  # fmt: skip
 
 
+class Ended(Exception):
+    """Here the plan ends: no moment for the next step was found within LONGEST."""
+
+
 class Player:
     """Plays one program."""
+
+    stretch = 0  # ticks by which every wait is longer than the program says
 
     def __init__(self, program: Program, trial: FuzzTrial, plan: list[int] | None) -> None:
         self.program = program
@@ -95,7 +102,7 @@ class Player:
         if self.given is None and isinstance(self.trial.sut, StackSut):
             gap = self._find(gap, self.trial.sut)
         elif self.given is not None:
-            gap = self.given[len(self.plan)]
+            gap = self._planned()
             self.nominal += gap
             self.trial.advance(self.nominal, gap)
         self.plan.append(gap)
@@ -104,13 +111,19 @@ class Player:
             if "A" in seen.flags:
                 self.edge = max(self.edge, seen.ack)
 
+    def _planned(self) -> int:
+        assert self.given is not None
+        if len(self.plan) == len(self.given):
+            raise Ended
+        return self.given[len(self.plan)]
+
     def pause(self) -> None:
         """Between two things at once: unless a timer is about to fire that knows no ticks,
         no time passes."""
         if self.given is None:
             none = self.watch is None or not self.watch.hurried()
         else:
-            none = not self.given[len(self.plan)]
+            none = not self._planned()
         if none:
             self.plan.append(0)
         else:
@@ -119,6 +132,7 @@ class Player:
     def _find(self, gap: int, sut: StackSut) -> int:
         """Pump the stack tick by tick until `gap` has passed and no timer is near."""
         trial, start = self.trial, self.nominal
+        gap += self.stretch * TICK
         trial.begin_interval()
         while True:
             if self.watch is not None:
@@ -130,14 +144,17 @@ class Player:
                 self.watch.passed(now)
             spent = self.nominal - start
             free = self.watch is None or self.watch.clear(now, sut)
-            if spent >= gap and (free or spent > gap + LONGEST):
+            if spent >= gap and free:
                 break
+            if spent > gap + LONGEST:
+                raise Ended
         text = f"{self.nominal - start} ms"
         if self.watch is None:
             trial.finish_interval(text)
         else:
             trial.finish_interval(text, self.watch.noise, self.watch.slack + self.watch.noise)
             self.watch.slack = 0
+            self._note()
         return self.nominal - start
 
     # -- opening -----------------------------------------------------------------------
@@ -224,6 +241,14 @@ class Player:
             peer(*op[1:])
         elif s is not None:
             getattr(self, "call_" + op[0])(s, *op[1:])
+            self.trial.sut.settle()
+        self._note()
+
+    def _note(self) -> None:
+        """Which listed rules decide by what both sides cannot know alike."""
+        if self.watch is not None:
+            trace = self.trial.trace
+            trace.notes += [(len(trace.events), rule) for rule in self.watch.doubts()]
 
     def observe(self) -> None:
         """The whole state as one event."""
@@ -312,6 +337,8 @@ class Player:
         return min(self.flow.seen, self.acked + (n * mss if kind == "seg" else n))
 
     def _send(self, flags: str, seq: int, ack: int, **fields: Any) -> None:
+        if self.watch is not None and self.watch.tree_decides(seq, len(fields.get("data", b""))):
+            self.trial.trace.notes.append((len(self.trial.trace.events), "B-31"))
         self.flow.send(flags, seq=seq, ack=ack, **fields)
         if ack <= self.flow.seen:
             self.acked = max(self.acked, ack)
@@ -401,7 +428,11 @@ class Result:
 
 
 def play(
-    program: Program, sut: KernelSut | StackSut, port: int, plan: list[int] | None = None
+    program: Program,
+    sut: KernelSut | StackSut,
+    port: int,
+    plan: list[int] | None = None,
+    stretch: int = 0,
 ) -> Result:
     """Run `program`; without a plan in virtual time, making it."""
     trial = FuzzTrial(sut, dict(program.setup)["v6"], port)
@@ -409,20 +440,34 @@ def play(
         trial.started = aligned()
         sut.pump(trial.started, lambda raw, at: None)
     player = Player(program, trial, plan)
+    player.stretch = stretch
     try:
         player.play()
+    except Ended:
+        pass
     except Exception:
         trial.trace.error = traceback.format_exc()
     return Result(trial.trace, player.plan, trial.lateness / MS)
 
 
 def play_stack(program: Program, plan: list[int] | None = None) -> Result:
+    """In virtual time. A plan in which a timer fires when the lateness of the kernel's would
+    decide what it does is thrown away, and made anew with longer waits."""
+    result = _play_stack(program, plan, 0)
+    for stretch in STRETCHES if plan is None else ():
+        if not any(rule == "D-15" for _, rule in result.trace.notes):
+            break
+        result = _play_stack(program, None, stretch)
+    return result
+
+
+def _play_stack(program: Program, plan: list[int] | None, stretch: int) -> Result:
     setup = dict(program.setup)
     local = LOCAL6 if setup["v6"] else LOCAL4
     shaper = SLOW if setup["slow"] else None
     sut = StackSut(setup["v6"], local, {}, setup["mtu"], FuzzClock(), shaper)
     sut.wheel = ExactWheel(0)
-    return play(program, sut, _PORTS[0], plan)
+    return play(program, sut, _PORTS[0], plan, stretch)
 
 
 class KernelHost:

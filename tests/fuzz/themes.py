@@ -582,4 +582,6 @@ def themed(r: Random) -> Program:
     for _ in range(r.choice((0, 0, 1, 2, 4))):
         extra = r.choice((call, peer))(r)
         steps.insert(r.randint(0, len(steps)), (r.choice((0, GAP)), extra))
+    if fixed.get("slow"):
+        fixed["mtu"] = 1500  # a packet must fit into the bucket
     return Program(setup(r, **fixed), tuple(steps))

@@ -17,13 +17,23 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from itertools import pairwise
 
 from tests.sockets.parity.stack import StackSut
 from tests.sockets.parity.wheel import Wheel
 from ustack.link.fifo import Fifo
 from ustack.sock.deadlines import NEVER
+from ustack.tcp.pacing import tso_segs
 from ustack.tcp.skb import EVER_RETRANS
-from ustack.tcp.sock import T_COMPRESSED_ACK, T_DELACK, T_PACING, T_RETRANS, TCP_ATO_MIN, TcpSock
+from ustack.tcp.sock import (
+    PENDING_RETRANS,
+    T_COMPRESSED_ACK,
+    T_DELACK,
+    T_PACING,
+    T_RETRANS,
+    TCP_ATO_MIN,
+    TcpSock,
+)
 from ustack.tcp.state import CLOSE, LISTEN
 
 MS = 1_000_000
@@ -33,6 +43,7 @@ LATE, LATE_8, LATE_64 = 16, 52, 280
 MOST_NOISE = 100  # ms
 MOST_BACKOFF = 4
 LONGEST = 6000  # ms that one step waits at most
+DRIFT = 8  # ms by which a round trip may be longer on the kernel
 _CLOCK_MONOTONIC_COARSE = 6  # moves with the tick
 EXACT = (T_PACING, T_COMPRESSED_ACK)  # timers that are no jiffies
 
@@ -73,6 +84,8 @@ class Watch:
         self._device_at = NEVER  # when a slow device lets the next packet go
         self._left_at = -NEVER  # when it let the last one go
         self._after = 0  # what the timer was late that has just fired
+        self._close_call = NEVER  # the timeout whose lateness decides what is lost
+        self._doubts: set[str] = set()
 
     def _unsure(self) -> int:
         """How many ms the timers that stand on a round trip may be apart: each back-off
@@ -87,6 +100,17 @@ class Watch:
             elif self.armed.get(which, (0, 0))[0] != at:
                 own = TICK if which in EXACT else late(at - now)
                 self.armed[which] = (at, self._after + own + self._unsure())
+        at, slack = self.armed.get(T_RETRANS, (NEVER, 0))
+        if self.sk.pending == PENDING_RETRANS and self._spares(at, slack):
+            self._close_call = at
+
+    def _spares(self, at: int, slack: int) -> bool:
+        """Would a timeout at `at`, or up to `slack` ms later, find that an entry has been
+        sent just long enough ago to be lost?"""
+        sk = self.sk
+        first, last = at - NEAR * MS, at + (slack + NEAR) * MS
+        wait = (sk.rack_rtt_us + _reo_wnd_us(sk)) * 1000
+        return sk.sack_ok and any(first <= skb.tx_time + wait <= last for skb in sk.rtx_queue)
 
     def passed(self, now: int) -> None:
         """Time has passed until `now`: what was due has fired. What it armed inherits that
@@ -95,11 +119,38 @@ class Watch:
         for which, (at, slack) in self.armed.items():
             if at <= now:
                 if which == T_RETRANS:
+                    if at == self._close_call:
+                        self._doubts.add("D-15")
                     self.noise = min(max(self.noise, slack), MOST_NOISE)
                 self._after = max(self._after, slack)
                 self.slack = max(self.slack, slack)
                 self.worst = max(self.worst, slack)
                 self.busy_until = max(self.busy_until, at + slack * MS)
+
+    def doubts(self) -> list[str]:
+        """Rules that have decided something, or may do so now, by a time that the kernel
+        measures otherwise by some ms."""
+        sk, found = self.sk, sorted(self._doubts)
+        self._doubts.clear()
+        rate, srtt = sk.pacing_rate, sk.rtt.srtt_us
+        if srtt and sk.mss_cache:
+            slower = rate * srtt // (srtt + 8 * DRIFT * 1000)
+            bursts = {tso_segs(r, sk.min_rtt.get(), sk.mss_cache) for r in (rate, slower)}
+            found += ["A-31"] * (len(bursts) > 1)
+        if sk.rcvq_time and abs(sk.rcvq_time - sk.rcv_rtt_time) < DRIFT * MS:
+            found.append("B-70")
+        return found
+
+    def tree_decides(self, seq: int, length: int) -> bool:
+        """Is there an entry out of order that [seq, seq + length) continues, and another that
+        it overlaps, or one that contains another?"""
+        sk = self.sk
+        seq += sk.irs
+        entries = [*sk.ofo_queue]
+        below = [e for e in entries if e.seq <= seq]
+        nested = any(b.end_seq <= a.end_seq for a, b in pairwise(entries))
+        continued = any(e.end_seq == seq for e in below[:-1])
+        return bool(length) and (nested or continued)
 
     def hurried(self) -> bool:
         """Is a timer armed that fires within a step's time?"""
@@ -124,6 +175,10 @@ class Watch:
             self._left_at = self._device_at if self._device_at < NEVER else -NEVER
             self._device_at = at
         return at > now + NEAR * MS and not now < self._left_at + NEAR * MS
+
+
+def _reo_wnd_us(sk: TcpSock) -> int:
+    return min(sk.reo_wnd_steps * (sk.min_rtt.get() >> 2), sk.rtt.srtt_us >> 3)
 
 
 def _calls(sut: StackSut) -> list[int]:
@@ -155,7 +210,7 @@ def _instants(sk: TcpSock, now: int) -> Iterator[int]:
         yield sk.rcvq_time + (sk.rcv_rtt_us >> 3) * 1000
     if sk.packets_out and sk.rack_rtt_us:
         min_rtt = sk.min_rtt.get()
-        reo = min(sk.reo_wnd_steps * (min_rtt >> 2), sk.rtt.srtt_us >> 3)
+        reo = _reo_wnd_us(sk)
         for skb in sk.rtx_queue:
             yield skb.tx_time + sk.rack_rtt_us * 1000
             yield skb.tx_time + (sk.rack_rtt_us + reo) * 1000

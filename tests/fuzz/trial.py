@@ -72,6 +72,7 @@ class FuzzTrial(Trial):
     def inject(self, packet: bytes, text: str) -> None:
         self.injected.append(self.sut.now())
         super().inject(packet, text)
+        self.sut.settle()
 
     def wall_offset(self) -> int:
         """From the clock of `injected` to the time of day."""

@@ -59,6 +59,7 @@ class KernelSut:
         ends = socket.inet_pton(family, peer), socket.inet_pton(family, local)
         self._ping = icmp(*ends, 128 if v6 else 8, 0, _PING << 16)
         self._unread: list[tuple[bytes, int]] = []
+        self.waiting: list[KernelCall] = []
         self.netns = Netns("parity")
         self.sockets: list[KernelSocket] = []
         self._entered = self.netns.entered()
@@ -134,6 +135,12 @@ class KernelSut:
                 return
             poller.poll(10)
         raise RuntimeError("the kernel does not answer a ping")
+
+    def settle(self) -> None:
+        """Until every call that waits has done what it was woken for."""
+        for call in [*self.waiting]:
+            if call.settle():
+                self.waiting.remove(call)
 
     def pump(self, until: int, out: Callable[[bytes, int], None]) -> None:
         """Let time pass until `until`; `out` gets each packet and when it was read."""
@@ -328,9 +335,15 @@ class KernelCall:
         self.tid = 0
         self._thread = threading.Thread(target=self._run, args=(sock, call), daemon=True)
         self._thread.start()
+        if not self.settle():
+            sock.sut.waiting.append(self)
+
+    def settle(self) -> bool:
+        """Until it sleeps, or is done; whether it is done."""
         deadline = time.monotonic() + 5
         while self.outcome is None and time.monotonic() < deadline and not self._asleep():
             time.sleep(0.0005)
+        return self.outcome is not None
 
     def _run(self, sock: KernelSocket, call: Callable[[KernelSocket], Any]) -> None:
         self.tid = threading.get_native_id()

@@ -58,6 +58,7 @@ class Trace:
     events: list[Event] = field(default_factory=list)
     error: str = ""
     late: float = 0.0
+    notes: list[tuple[int, str]] = field(default_factory=list)  # (event, rule) of random programs
 
 
 def first_difference(a: Trace, b: Trace) -> int | None:

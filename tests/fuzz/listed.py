@@ -1,0 +1,108 @@
+"""Where ustack is known to differ from the kernel: each entry is one rule and says when.
+
+An entry is a predicate over the program, both traces and the index of the first event in
+which they differ, and its docstring the reason. It is as narrow as the rule; what comes after
+such a divergence is not compared. `Trace.notes` of our trace says where a rule stood on the
+edge (`timeline.Watch.doubts`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeAlias
+
+from tests.fuzz.compare import differing
+from tests.fuzz.program import ZEROCOPY, Program
+from tests.sockets.parity.trace import Event, Trace
+
+Predicate: TypeAlias = Callable[[Program, Trace, Trace, int], bool]
+_OVERHEAD = 832
+_ROUND_TRIPS = {"rcv_space", "rcvbuf", "rcv_ssthresh", "rcv_wnd"}
+
+
+def zerocopy(program: Program, kernel: Trace, ustack: Trace, at: int) -> bool:
+    """A-67: with SO_ZEROCOPY the kernel charges the pages of the program's memory that a send
+    touches, as many as its address makes them; ustack keeps the bytes and charges these."""
+    before = kernel.events[:at]
+    if not any(f", {ZEROCOPY:#x}" in e.text and _took(e) for e in kernel.events[: at + 1]):
+        return False
+    if not any("setsockopt(1, 60, 01000000)" in e.text for e in before):
+        return False
+    fields = differing(kernel, ustack, at)
+    if fields:
+        more, less = fields.get("wmem_queued", (0, 0))
+        return more > less and len(fields) == 1
+    theirs, ours = kernel.events[at], ustack.events[at]
+    return theirs.kind == ours.kind == "call" and _less_room(theirs, ours)
+
+
+def _took(event: Event) -> bool:
+    return isinstance(event.value, int) and event.value > 0
+
+
+def _less_room(theirs: Event, ours: Event) -> bool:
+    """A poll or a send that found less room on the kernel than here."""
+    call = theirs.text.partition(".")[2].partition("(")[0]
+    if call == "poll":
+        gone = {"OUT", "WRNORM"}
+        return set(ours.value.split("|")) - gone == set(theirs.value.split("|")) - gone - {"0"}
+    if call != "send" or not isinstance(ours.value, int):
+        return False
+    return theirs.value == "EAGAIN" or (isinstance(theirs.value, int) and theirs.value < ours.value)
+
+
+def tree(program: Program, kernel: Trace, ustack: Trace, at: int) -> bool:
+    """B-31: a segment that continues one entry out of order and overlaps another goes where
+    the shape of the kernel's search tree leads it; here to the entry that starts later."""
+    return any(rule == "B-31" and index <= at for index, rule in ustack.notes)
+
+
+def burst(program: Program, kernel: Trace, ustack: Trace, at: int) -> bool:
+    """A-31: how many segments go in one burst follows from the round trip. The kernel measures
+    some ms more, and that can be one segment less; PSH shows where bursts end."""
+    if not _noted("A-31", ustack, at) or max(len(kernel.events), len(ustack.events)) <= at:
+        return False
+    theirs, ours = kernel.events[at], ustack.events[at]
+    if theirs.kind != "wire" or ours.kind != "wire":
+        return False
+    return theirs.text.split()[0].strip("P") == ours.text.split()[0].strip("P") and (
+        theirs.text.split()[1:] == ours.text.split()[1:]
+    )
+
+
+def round_trip(program: Program, kernel: Trace, ustack: Trace, at: int) -> bool:
+    """B-70: without timestamps the receiver's round trip is the time that a window took. If it
+    began with the interval over which reading is measured, both end at once, and whether one
+    is shorter is a matter of microseconds."""
+    fields = differing(kernel, ustack, at)
+    return "rcv_space" in fields and fields.keys() <= _ROUND_TRIPS and _noted("B-70", ustack, at)
+
+
+def spared(program: Program, kernel: Trace, ustack: Trace, at: int) -> bool:
+    """D-15: a retransmission timeout spares what was sent less than a round trip ago; if the
+    kernel's is late, less is spared."""
+    fields = differing(kernel, ustack, at)
+    return "lost" in fields and fields.keys() <= {"lost", "snd_cwnd"} and _noted("D-15", ustack, at)
+
+
+def _noted(wanted: str, ustack: Trace, at: int) -> bool:
+    """Was there a doubt about this rule since the wait before the last?"""
+    for index, rule in ustack.notes:
+        if rule == wanted and index <= at + 1:
+            waits = sum(event.kind == "run" for event in ustack.events[index : at + 1])
+            if waits <= 1:
+                return True
+    return False
+
+
+LISTED: dict[str, Predicate] = {
+    "A-67": zerocopy, "B-31": tree, "A-31": burst, "B-70": round_trip, "D-15": spared,
+}  # fmt: skip
+
+
+def listed(program: Program, kernel: Trace, ustack: Trace, at: int) -> str:
+    """The rule by which the traces part at `at`, "" if it is none of these."""
+    for rule, applies in LISTED.items():
+        if applies(program, kernel, ustack, at):
+            return rule
+    return ""
