@@ -116,3 +116,17 @@ def test_a_predicted_ack_does_not_ask_whether_we_owe_one():
     b.expect_nothing()
     b.inject("A", ack=11, win=1000)
     b.expect("A", ack=11)
+
+
+def test_what_was_reserved_in_vain_serves_the_next_segments():
+    b = Bench.connected()
+    b.inject("A", data=b"x" * 150)
+    while forward_alloc(b.sk) >= 832:
+        b.inject("A", data=b"x" * 150)  # no room for another such
+    left = forward_alloc(b.sk)
+    b.inject("A", data=b"x")  # merged
+    assert forward_alloc(b.sk) == left + PAGE
+    b.inject("A", data=b"x" * 1460)
+    assert forward_alloc(b.sk) == left + PAGE - 2304
+    b.recv()
+    assert forward_alloc(b.sk) == 0

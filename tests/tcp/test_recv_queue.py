@@ -446,3 +446,11 @@ def test_what_is_dropped_counts_the_segments_that_were_merged_into_it() -> None:
     ofo.insert(skb(14, b"efgh"))
     assert ofo.insert(skb(5, b"y" * 30)).merged == 1
     assert ofo.dropped == 2
+
+
+def test_collapse_starts_where_entries_overlap() -> None:
+    ofo = OfoQueue()
+    ofo.insert(skb(10, b"x" * 1000, truesize=2304))
+    ofo.insert(skb(910, b"y" * 1000, truesize=2304))
+    assert ofo.collapse(ratio=111) == 2 * 2304 - 4352  # neither is too dear alone
+    assert [(e.seq, e.end_seq) for e in ofo] == [(10, 1910)]

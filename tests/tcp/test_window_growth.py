@@ -6,6 +6,7 @@ from __future__ import annotations
 import pytest
 
 from tests.tcp.harness import Bench
+from ustack.sock.sock import MSG_PEEK
 from ustack.tcp.congestion.base import INFINITE_SSTHRESH
 
 MSS = 1000
@@ -210,3 +211,12 @@ def test_b70_the_ack_of_a_syn_ack_does_not_hide_its_echo_from_the_first_data():
     assert not b.sk.rcv_rtt_us
     b.inject("A", data=b"x" * 1000)
     assert b.sk.rcv_rtt_us >> 3 == 50_000
+
+
+def test_b70_a_peek_begins_a_new_interval_of_reading():
+    b = Bench.connected(ts=True, rtt=50)
+    b.sk.rcv_rtt_us = 50_000 << 3
+    b.run(60)
+    b.inject("A", data=b"x" * 1000)
+    b.recv(10, MSG_PEEK)
+    assert b.sk.rcvq_time == b.now

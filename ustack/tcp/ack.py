@@ -347,6 +347,7 @@ def _measure(
 
 def _after_clean(sk: TcpSock, st: AckState, prior_fack: int, rtt_valid: bool) -> None:
     """Timers and reordering, once the queue is clean."""
+    sk.reserved = 0
     if not st.flag & FLAG_ACKED:
         head = sk.rtx_queue.head()
         if (

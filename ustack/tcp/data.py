@@ -18,7 +18,7 @@ from ustack.tcp.acking import (
     measure_rcv_mss,
 )
 from ustack.tcp.lifecycle import fin
-from ustack.tcp.predict import fast_path_check
+from ustack.tcp.predict import fast_path_check, reserve_in_vain
 from ustack.tcp.rcvbuf import grow_window, rcvbuf_grow, rmem_schedule
 from ustack.tcp.segment import Segment
 from ustack.tcp.sock import (
@@ -90,7 +90,8 @@ def _queue_in_order(sk: TcpSock, seg: Segment) -> None:
             sk.net.mib.inc("TcpExtTCPRcvQDrop")
             sk.drop("PROTO_MEM")
             return
-    queue_rcv(sk, seg)
+    if not queue_rcv(sk, seg):
+        reserve_in_vain(sk, seg.truesize)
     if seg.len:
         event_data_recv(sk, seg)
     if seg.flags & FIN:
@@ -107,11 +108,13 @@ def _queue_in_order(sk: TcpSock, seg: Segment) -> None:
         data_ready(sk)
 
 
-def queue_rcv(sk: TcpSock, seg: Segment) -> None:
-    """Append payload and FIN to the receive queue (`tcp_queue_rcv`)."""
-    sk.rmem_alloc += sk.receive_queue.append(seg.rx_skb())
+def queue_rcv(sk: TcpSock, seg: Segment) -> int:
+    """Append payload and FIN to the receive queue; the charge (`tcp_queue_rcv`)."""
+    charge = sk.receive_queue.append(seg.rx_skb())
+    sk.rmem_alloc += charge
     sk.bytes_received += seg.end_seq - sk.rcv_nxt
     sk.rcv_nxt = seg.end_seq
+    return charge
 
 
 def data_ready(sk: TcpSock) -> None:
@@ -127,6 +130,7 @@ def _merge_out_of_order(sk: TcpSock, now: int) -> None:
     before = queue.dropped
     ready, dropped, dsack = queue.pop_ready(sk.rcv_nxt)
     sk.rmem_alloc -= dropped
+    sk.reserved = 0
     sk.drops += queue.dropped - before
     if dsack is not None and sk.sack_ok and sk.net.sysctl.tcp_dsack:
         sk.sacks.dsack_extend(*dsack)
@@ -154,7 +158,11 @@ def _queue_out_of_order(sk: TcpSock, seg: Segment) -> None:
     sk.rcv_ooopack += seg.segs
     before = sk.ofo_queue.dropped
     result = sk.ofo_queue.insert(skb)
-    sk.rmem_alloc -= result.freed
+    if result.freed:
+        sk.rmem_alloc -= result.freed
+        sk.reserved = 0
+    elif result.accepted and not result.charge:
+        reserve_in_vain(sk, seg.truesize)
     if result.merged:
         mib.inc("TcpExtTCPOFOMerge", result.merged)
         sk.drops += sk.ofo_queue.dropped - before
@@ -222,3 +230,4 @@ def _skip_old_urgent_byte(sk: TcpSock) -> None:
     sk.copied_seq += 1
     if found is not None and found[0].end_seq <= sk.copied_seq and not found[0].fin:
         sk.rmem_alloc -= sk.receive_queue.eat().truesize
+        sk.reserved = 0

@@ -13,10 +13,9 @@ window scaling starts without it. `is_predicted` compares the rest of the header
 
 Payload takes the fast path only if its charge fits into what the socket has reserved already
 (`forward_alloc`). The kernel reserves whole pages and gives whole pages back at once, so what
-is left is always the rest of the last page.
-
-Limits. Payload merged into the entry before it leaves its reservation behind, in the kernel,
-until something is freed; here it does not.
+is left is the rest of the last page. Only payload for which was reserved, and which then went
+into the room of the entry before it, leaves a page more behind, until something is freed:
+`reserved` is then what has been reserved in all, else 0.
 
 Sources: Linux `tcp_rcv_established`, `tcp_fast_path_check`, `sk_forced_mem_schedule`,
 `sk_mem_reclaim`; decision 0003.
@@ -44,7 +43,16 @@ def fast_path_on(sk: TcpSock) -> None:
 
 def forward_alloc(sk: TcpSock) -> int:
     """Memory that is reserved and not used."""
-    return -(sk.rmem_alloc + sk.wmem_queued) % PAGE
+    used = sk.rmem_alloc + sk.wmem_queued
+    return sk.reserved - used if sk.reserved > used else -used % PAGE
+
+
+def reserve_in_vain(sk: TcpSock, charge: int) -> None:
+    """`charge` bytes were reserved, and will not be charged."""
+    left = forward_alloc(sk)
+    if charge > left:
+        pages = -(-(charge - left) // PAGE)
+        sk.reserved = sk.rmem_alloc + sk.wmem_queued + left + pages * PAGE
 
 
 def is_predicted(sk: TcpSock, seg: Segment) -> bool:

@@ -235,6 +235,7 @@ def _prune(sk: TcpSock, seq: int) -> bool:
     _clamp_window(sk)
     if sk.rmem_alloc <= sk.rcvbuf:
         return True
+    sk.reserved = 0
     sk.rmem_alloc -= sk.ofo_queue.collapse(sk.scaling_ratio, sk.rcvbuf >> 3)
     sk.rmem_alloc -= sk.receive_queue.collapse(sk.copied_seq, sk.scaling_ratio)
     if sk.rmem_alloc <= sk.rcvbuf:

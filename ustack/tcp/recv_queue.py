@@ -37,8 +37,8 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import pairwise
+from collections.abc import Collection, Iterator, Sequence
+from itertools import islice, pairwise, zip_longest
 from operator import attrgetter
 from typing import TypeAlias
 
@@ -396,19 +396,19 @@ def _range_end(queue: Sequence[RxSkb], at: int) -> int:
     return at
 
 
-def _collapse(skbs: Iterable[RxSkb], start: int, ratio: int) -> tuple[list[RxSkb], int]:
+def _collapse(skbs: Collection[RxSkb], start: int, ratio: int) -> tuple[list[RxSkb], int]:
     """Repack contiguous entries from `start` on; return what replaces them and the charge
     freed (Linux: `tcp_collapse`).
 
     From the first entry whose charge would need more window than its payload, or that
-    repeats bytes, everything is repacked up to a FIN or to an entry larger than a page,
-    which would gain nothing (the kernel repacks that as well).
+    shares bytes with a neighbour, everything is repacked up to a FIN or to an entry larger
+    than a page, which would gain nothing (the kernel repacks that as well).
     """
     packed: list[RxSkb] = []
     run: list[RxSkb] = []
     freed = 0
     run_start = start
-    for skb in skbs:
+    for skb, after in zip_longest(skbs, islice(skbs, 1, None)):
         if skb.end_seq <= start:
             freed += skb.truesize
             continue
@@ -416,7 +416,12 @@ def _collapse(skbs: Iterable[RxSkb], start: int, ratio: int) -> tuple[list[RxSkb
             freed += _repack(run, run_start, packed)
             run = []
             packed.append(skb)
-        elif run or skb.seq < start or skb.truesize * ratio >> 8 > len(skb.data):
+        elif (
+            run
+            or skb.seq < start
+            or skb.truesize * ratio >> 8 > len(skb.data)
+            or (after is not None and after.seq != skb.end_seq)
+        ):
             if not run:
                 run_start = start
             run.append(skb)

@@ -161,8 +161,7 @@ def _take(sk: TcpSock, read: _Read, now: int) -> bool:
         if avail:
             _copy(sk, read, skb.data, offset, avail, seq)
             read.arrived = skb.tstamp
-            if not read.peeking:
-                rcv_space_adjust(sk, now)
+            rcv_space_adjust(sk, now)  # a peek begins a new interval, too
         seq = read.peek_seq if read.peeking else sk.copied_seq
         if seq < skb.end_seq - skb.fin:
             if not read.left:
@@ -172,9 +171,11 @@ def _take(sk: TcpSock, read: _Read, now: int) -> bool:
             if not read.peeking:
                 sk.copied_seq += 1
                 sk.rmem_alloc -= queue.eat().truesize
+                sk.reserved = 0
             return True
         if not read.peeking:
             sk.rmem_alloc -= queue.eat().truesize
+            sk.reserved = 0
         if not read.left:
             return True
 

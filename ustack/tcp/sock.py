@@ -123,7 +123,7 @@ class TcpSock(Sock):
         "scaling_ratio", "rcv_mss", "last_seg_size", "ts_recent", "ts_recent_stamp", "tsoffset",
         # receive: queues
         "receive_queue", "ofo_queue", "sacks", "urg_data", "urg_seq", "fin_received",
-        "inq_cmsg", "pred_wnd",
+        "inq_cmsg", "pred_wnd", "reserved",
         # receive: buffer auto-tuning
         "rcvq_space", "rcvq_seq", "rcvq_time", "rcv_rtt_us", "rcv_rtt_seq", "rcv_rtt_time",
         "rcv_rtt_last_tsecr", "rcvq_overflow",
@@ -264,6 +264,7 @@ class TcpSock(Sock):
         self.rcv_mss = 0
         self.last_seg_size = 0
         self.pred_wnd = PREDICTION_OFF  # the window field of a predicted segment (`predict`)
+        self.reserved = 0  # memory for both queues, if more than whole pages (`predict`)
         self.ts_recent = 0
         self.ts_recent_stamp = 0  # ns when ts_recent was stored, 0 if never
         self.tsoffset = 0
