@@ -249,8 +249,6 @@ def clean_rtx_queue(
         skb = queue.first
     if skb is None:
         chrono.stop(sk, chrono.BUSY, st.now)
-        if sk.retrans_out and sk.sack_ok:
-            sk.retrans_out = 0  # see `undo`: an entry may have counted twice
         if not sk.write_queue:
             sk.page = None
     elif skb.sacked & SACKED_ACKED:
@@ -363,8 +361,11 @@ def _after_clean(sk: TcpSock, st: AckState, prior_fack: int, rtt_valid: bool) ->
         sync_mss(sk, sk.pmtu_cookie)
     if not sk.sack_ok:
         remove_reno_sacks(sk, st.pkts_acked)
-    elif st.low_acked < prior_fack:
+        return
+    if st.low_acked < prior_fack:
         rack.check_sack_reordering(sk, st.low_acked, False)
+    if not sk.packets_out:
+        sk.retrans_out = 0  # see `undo`: an entry may have counted twice
 
 
 # -- how much may fly ----------------------------------------------------------------------
