@@ -85,6 +85,15 @@ def spared(program: Program, kernel: Trace, ustack: Trace, at: int) -> bool:
     return "lost" in fields and fields.keys() <= {"lost", "snd_cwnd"} and _noted("D-15", ustack, at)
 
 
+def waited(program: Program, kernel: Trace, ustack: Trace, at: int) -> bool:
+    """A-71: TCP_USER_TIMEOUT ends a connection at the first timeout after it. If that is only
+    just before it here, the kernel's, which is later, is the last."""
+    if max(len(kernel.events), len(ustack.events)) <= at or not _noted("A-71", ustack, at):
+        return False
+    theirs, ours = kernel.events[at], ustack.events[at]
+    return theirs.kind == "state" and theirs.value["state"] == 7 and ours.kind == "wire"
+
+
 def _noted(wanted: str, ustack: Trace, at: int) -> bool:
     """Was there a doubt about this rule since the wait before the last?"""
     for index, rule in ustack.notes:
@@ -97,6 +106,7 @@ def _noted(wanted: str, ustack: Trace, at: int) -> bool:
 
 LISTED: dict[str, Predicate] = {
     "A-67": zerocopy, "B-31": tree, "A-31": burst, "B-70": round_trip, "D-15": spared,
+    "A-71": waited,
 }  # fmt: skip
 
 

@@ -84,7 +84,7 @@ class Watch:
         self._device_at = NEVER  # when a slow device lets the next packet go
         self._left_at = -NEVER  # when it let the last one go
         self._after = 0  # what the timer was late that has just fired
-        self._close_call = NEVER  # the timeout whose lateness decides what is lost
+        self._close_at: dict[str, int] = {}  # rule -> the timeout whose lateness decides it
         self._doubts: set[str] = set()
 
     def _unsure(self) -> int:
@@ -101,16 +101,20 @@ class Watch:
                 own = TICK if which in EXACT else late(at - now)
                 self.armed[which] = (at, self._after + own + self._unsure())
         at, slack = self.armed.get(T_RETRANS, (NEVER, 0))
-        if self.sk.pending == PENDING_RETRANS and self._spares(at, slack):
-            self._close_call = at
+        if self.sk.pending == PENDING_RETRANS:
+            for rule in self._close_calls(at, slack):
+                self._close_at[rule] = at
 
-    def _spares(self, at: int, slack: int) -> bool:
-        """Would a timeout at `at`, or up to `slack` ms later, find that an entry has been
-        sent just long enough ago to be lost?"""
+    def _close_calls(self, at: int, slack: int) -> Iterator[str]:
+        """Rules that a timeout at `at` decides otherwise than one up to `slack` ms later: has
+        an entry been sent long enough ago to be lost, has the user waited long enough?"""
         sk = self.sk
         first, last = at - NEAR * MS, at + (slack + NEAR) * MS
         wait = (sk.rack_rtt_us + _reo_wnd_us(sk)) * 1000
-        return sk.sack_ok and any(first <= skb.tx_time + wait <= last for skb in sk.rtx_queue)
+        if sk.sack_ok and any(first <= skb.tx_time + wait <= last for skb in sk.rtx_queue):
+            yield "D-15"
+        if sk.user_timeout and first <= sk.retrans_stamp + sk.user_timeout <= last:
+            yield "A-71"
 
     def passed(self, now: int) -> None:
         """Time has passed until `now`: what was due has fired. What it armed inherits that
@@ -119,8 +123,7 @@ class Watch:
         for which, (at, slack) in self.armed.items():
             if at <= now:
                 if which == T_RETRANS:
-                    if at == self._close_call:
-                        self._doubts.add("D-15")
+                    self._doubts |= {r for r, close in self._close_at.items() if close == at}
                     self.noise = min(max(self.noise, slack), MOST_NOISE)
                 self._after = max(self._after, slack)
                 self.slack = max(self.slack, slack)
