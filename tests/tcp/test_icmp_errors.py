@@ -177,3 +177,45 @@ def test_f11_ipv6_packet_too_big():
     assert b.sk.mss_cache == 1240
     icmp(b, 2, 0, seq=1, info=1000)
     assert b.sk.mss_cache == 1240
+
+
+@pytest.mark.parametrize(
+    ("v6", "type_", "code", "reverts"),
+    [(False, 3, 0, True), (False, 3, 1, True), (False, 3, 5, False), (False, 11, 0, False),
+     (True, 1, 0, True), (True, 1, 3, False), (True, 3, 0, False)],
+)  # fmt: skip
+def test_d5_no_way_takes_a_back_off_back(v6, type_, code, reverts):
+    b = Bench.connected(v6=v6, rtt=100)
+    b.send(100)
+    while b.sk.rtt.backoff < 2:
+        b.run(10)
+    b.take()
+    rto, last = b.sk.rtt.rto_us, b.ms
+    icmp(b, type_, code, seq=1)
+    assert b.sk.rtt.backoff == (1 if reverts else 2)
+    b.run(rto / 1000 + 1)
+    wait = b.take()[0].at - last
+    assert wait == pytest.approx(rto / 2000 if reverts else rto / 1000, abs=11)
+
+
+def test_d5_a_back_off_that_was_not_called_for_may_have_passed_already():
+    b = Bench.connected(rtt=100)
+    b.send(100)
+    while b.sk.rtt.backoff < 2:
+        b.run(1)
+    b.run(b.sk.rtt.rto_us * 0.6 / 1000)
+    b.take()
+    icmp(b, 3, 1, seq=1)
+    b.expect("PA", seq=1, len=100)
+    assert b.sk.rtt.backoff == 2
+
+
+def test_d5_only_an_error_about_the_head_after_a_retransmission_counts():
+    b = Bench.connected(rtt=100)
+    b.send(100)
+    icmp(b, 3, 1, seq=1)
+    assert b.sk.rtt.backoff == 0
+    while not b.sk.rtt.backoff:
+        b.run(10)
+    icmp(b, 3, 1, seq=2)
+    assert b.sk.rtt.backoff == 1

@@ -22,8 +22,11 @@ from ustack.tcp.listen import Request
 from ustack.tcp.mtu_probe import mtu_to_mss
 from ustack.tcp.output import reroute, sync_mss
 from ustack.tcp.pmtu import simple_retransmit
-from ustack.tcp.sock import TcpSock
+from ustack.tcp.sock import PENDING_RETRANS, TcpSock
 from ustack.tcp.state import CLOSE, LISTEN, SYN_RECV, SYN_SENT
+from ustack.tcp.timeouts import retransmit_timer
+from ustack.tcp.timers import reset_xmit_timer, rto_ns
+from ustack.wire import icmpv6
 from ustack.wire.icmp import (
     DEST_UNREACH,
     HOST_UNREACH,
@@ -74,6 +77,8 @@ def _sock_err(sk: TcpSock, e: IcmpError, errno: int, raw_seq: int) -> None:
     if not sk.snd_una <= seq <= sk.snd_nxt:
         sk.net.mib.inc("TcpExtOutOfWindowIcmps")
         return
+    if _may_revert(sk, e):
+        _revert_rto(sk, seq, e.now)
     if errno == EMSGSIZE:
         discovery = sk.pmtudisc6 if e.version == 6 else sk.pmtudisc
         if discovery not in (PMTUDISC_DONT, PMTUDISC_INTERFACE, PMTUDISC_OMIT):
@@ -88,6 +93,28 @@ def _sock_err(sk: TcpSock, e: IcmpError, errno: int, raw_seq: int) -> None:
         sk.error_report()
     else:
         sk.err_soft = errno
+
+
+def _may_revert(sk: TcpSock, e: IcmpError) -> bool:
+    """Does the error say that the way was gone, not that it was crowded? (RFC 6069)"""
+    if e.version == 4:
+        return e.type == DEST_UNREACH and e.code in (NET_UNREACH, HOST_UNREACH)
+    opening = sk.state in (SYN_SENT, SYN_RECV)
+    return e.type == icmpv6.DEST_UNREACH and e.code == icmpv6.NOROUTE and not opening
+
+
+def _revert_rto(sk: TcpSock, seq: int, now: int) -> None:
+    """The last retransmission was not lost by congestion: its back-off was not called for
+    (`tcp_ld_RTO_revert`)."""
+    head = sk.rtx_queue.head()
+    if seq != sk.snd_una or not sk.retransmits or not sk.rtt.backoff or head is None:
+        return
+    sk.rtt.revert_backoff()
+    at = head.tx_time + rto_ns(sk)
+    if at > now:
+        reset_xmit_timer(sk, PENDING_RETRANS, at)
+    else:
+        retransmit_timer(sk, now)
 
 
 def _mtu_reduced(sk: TcpSock, e: IcmpError) -> None:

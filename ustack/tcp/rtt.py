@@ -110,6 +110,13 @@ class RttEstimator:
         self.backoff += 1
         self.rto_us = min(self.rto_us << 1, self.rto_max_us)
 
+    def revert_backoff(self) -> None:
+        """Take back the last doubling (RFC 6069)."""
+        self.backoff -= 1
+        rto = (self.srtt_us >> 3) + self.rttvar_us if self.srtt_us else self.rto_init_us
+        self.rto_us = rto << self.backoff
+        self.bound()
+
     def clear_backoff(self) -> None:
         """Count back-offs from 0 again. The RTO itself changes with the next sample."""
         self.backoff = 0
