@@ -377,3 +377,10 @@ def _state(sk) -> dict[str, object]:
                 if isinstance(value, int | str | float | None):
                     found[f"{part}.{name}"] = value
     return found
+
+
+def test_what_tcp_info_says_before_the_answer():
+    b = Bench.syn_sent()
+    info = b.sk.prot.getsockopt(b.sk, SOL_TCP, 11, 248, b.now)
+    assert info[6] == 0  # no window scaling yet
+    assert int.from_bytes(info[20:24], "little") == 88  # rcv_mss

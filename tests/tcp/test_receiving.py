@@ -325,6 +325,15 @@ def test_b20_behind_the_announced_byte_the_header_is_read():
     assert b.recv(1, MSG_OOB) == b"\0"  # the last byte of that ACK's header
 
 
+def test_b21_b70_the_skipped_byte_is_no_read_of_its_own():
+    b = Bench.connected()
+    b.inject("AU", data=b"abc", urg=1)
+    b.run(60)
+    b.sk.rcv_rtt_us = 50_000 << 3
+    assert b.recv() == b"bc"
+    assert b.sk.rcvq_seq == b.sk.copied_seq
+
+
 def test_b20_length_zero():
     b = Bench.connected()
     b.inject("PAU", data=b"a", urg=1)

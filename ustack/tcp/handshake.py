@@ -225,6 +225,7 @@ def connect_init(sk: TcpSock, now: int) -> None:
     sk.advmss = advertise_mss(sk.dst.mtu(now), sk.dst.version == 6, sk.user_mss, sysctl.min_adv_mss)
     with_ts = sk.ts_recent_stamp and sysctl.tcp_timestamps  # of the pair in TIME_WAIT before
     segment = sk.advmss - TSTAMP_LEN if with_ts else sk.advmss
+    rcvbuf.initialize_rcv_mss(sk)
     rcvbuf.init_window(sk, segment, sysctl.tcp_window_scaling)
     sk.snd_wnd = 0
     sk.rcv_nxt = sk.rcv_wup = sk.copied_seq = 0

@@ -40,7 +40,7 @@ def _head(sk: TcpSock) -> tuple[int, ...]:
         min(sk.probes_out, 255),
         min(sk.rtt.backoff, 255),
         options,
-        (sk.snd_wscale & 15) | (sk.rcv_wscale & 15) << 4,
+        (sk.snd_wscale & 15) | (sk.rcv_wscale & 15) << 4 if sk.wscale_ok else 0,
         1 if sk.rate_app_limited and sk.state != LISTEN else 0,
     )
 

@@ -159,9 +159,9 @@ def _take(sk: TcpSock, read: _Read, now: int) -> bool:
         skb, offset = found
         avail = len(skb.data) - offset
         if avail:
-            _copy(sk, read, skb.data, offset, avail, seq)
             read.arrived = skb.tstamp
-            rcv_space_adjust(sk, now)  # a peek begins a new interval, too
+            if _copy(sk, read, skb.data, offset, avail, seq):
+                rcv_space_adjust(sk, now)  # a peek begins a new interval, too
         seq = read.peek_seq if read.peeking else sk.copied_seq
         if seq < skb.end_seq - skb.fin:
             if not read.left:
@@ -180,8 +180,9 @@ def _take(sk: TcpSock, read: _Read, now: int) -> bool:
             return True
 
 
-def _copy(sk: TcpSock, read: _Read, data: memoryview, offset: int, avail: int, seq: int) -> None:
-    """Hand out up to `left` bytes of one entry, around the urgent byte (rule B-21)."""
+def _copy(sk: TcpSock, read: _Read, data: memoryview, offset: int, avail: int, seq: int) -> bool:
+    """Hand out up to `left` bytes of one entry, around the urgent byte (rule B-21); false if
+    that byte was all."""
     used = min(avail, read.left)
     if sk.urg_data:
         urg_offset = sk.urg_seq - seq
@@ -191,7 +192,10 @@ def _copy(sk: TcpSock, read: _Read, data: memoryview, offset: int, avail: int, s
             elif not sk.oobinline:
                 read.skipped += 1  # the byte is read with MSG_OOB
                 _advance(sk, read, 1)
-                return
+                offset += 1
+                used -= 1
+                if not used:
+                    return False
     if not read.call_flags & MSG_TRUNC:
         whole = used == len(data)
         read.chunks.append(data if whole else data[offset : offset + used])
@@ -203,6 +207,7 @@ def _copy(sk: TcpSock, read: _Read, data: memoryview, offset: int, avail: int, s
             sk.peek_off += used
         else:
             sk.peek_off = max(sk.peek_off - used, 0)
+    return True
 
 
 def _advance(sk: TcpSock, read: _Read, n: int) -> None:
