@@ -1,7 +1,7 @@
 """Many programs at once, and the smallest program that still shows a divergence.
 
-Hypothesis draws the programs, all before the first is run: the same seed draws the same
-programs. They are played in worker processes, each with a namespace of its own for each
+All programs are drawn before the first is run: the same seed draws the same programs. They
+are played in worker processes, each with a namespace of its own for each
 family; a program mostly sleeps. One whose traces differ is played again: what a busy
 machine has made late is not late three times. What remains is shrunk by leaving out steps,
 many candidates at a time, then by making the setup plain.

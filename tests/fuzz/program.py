@@ -47,7 +47,7 @@ Step = tuple[int, Op]
 
 
 class Program(NamedTuple):
-    """What Hypothesis draws. `setup` is (name, value) pairs, see `setups`."""
+    """A program. `setup` is (name, value) pairs, see `setups`."""
 
     setup: tuple[tuple[str, Any], ...]
     steps: tuple[Step, ...]

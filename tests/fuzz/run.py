@@ -12,6 +12,7 @@ the last ACK that it got (`edge`) and the last that it gave (`acked`), nothing e
 
 from __future__ import annotations
 
+import socket
 import struct
 import traceback
 from typing import Any
@@ -43,6 +44,7 @@ from tests.sockets.parity.trial import (
 from ustack.tcp.sock import TcpSock
 from ustack.tcp.state import CLOSE, LISTEN
 
+SO_TIMESTAMP = 29
 _INFO = (
     "state", "ca_state", "retransmits", "probes", "backoff", "options", "wscale", "snd_mss",
     "rcv_mss", "unacked", "sacked", "lost", "retrans", "pmtu", "rcv_ssthresh", "snd_ssthresh",
@@ -472,9 +474,13 @@ def _play_stack(program: Program, plan: list[int] | None, stretch: int) -> Resul
 
 
 class KernelHost:
-    """A namespace in which many programs run one after another."""
+    """A namespace in which many programs run one after another. A socket that nobody uses
+    keeps the kernel stamping every packet, as a stack does; otherwise it begins with the
+    first socket of the machine that asks."""
 
     def __init__(self, v6: bool, mtu: int = 1500, slow: bool = False) -> None:
+        self.stamping = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self.stamping.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMP, 1)
         self.v6, self.mtu, self.slow = v6, mtu, slow
         self.played = 0
         self.sut = self._new()

@@ -8,7 +8,14 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from ustack.sock.truesize import rx_truesize
-from ustack.tcp.recv_queue import COLLAPSE_SIZE, OfoQueue, ReceiveQueue, RxSkb, spare_room
+from ustack.tcp.recv_queue import (
+    COLLAPSE_SIZE,
+    NO_TIME,
+    OfoQueue,
+    ReceiveQueue,
+    RxSkb,
+    spare_room,
+)
 
 SPAN = 24  # how far beyond rcv_nxt the machine sends
 
@@ -304,6 +311,20 @@ class TestCollapse:
         sizes = [len(e.data) for e in queue]
         assert sizes == [COLLAPSE_SIZE, COLLAPSE_SIZE, 10000 - 2 * COLLAPSE_SIZE]
         assert sum(e.truesize for e in queue) == 100 * 832 - freed == 3 * 4352
+
+    def test_b15_pages_have_no_time_until_something_joins_them(self) -> None:
+        queue = ReceiveQueue()
+        for i in range(2):
+            entry = skb(i * 100, bytes(100))
+            entry.tstamp = 1000 + i
+            queue.append(entry)
+        assert queue.collapse() == 832
+        (page,) = queue
+        assert page.tstamp == NO_TIME
+        late = skb(200, bytes(50))
+        late.tstamp = 3000
+        assert queue.append(late) == 0
+        assert page.tstamp == 3000
 
     def test_pages_have_room_behind_them(self) -> None:
         queue = ReceiveQueue()

@@ -48,6 +48,7 @@ Range: TypeAlias = tuple[int, int]
 
 COLLAPSE_SIZE = 4096 - 320  # the payload of one page (Linux: SKB_MAX_ORDER(0, 0))
 _PIN_RATIO = 4  # copy an out-of-order payload below this share of its backing buffer
+NO_TIME = -1
 _HEADROOM = 64  # rx_truesize counts it; a repacked entry has none
 _DESCRIPTOR_AND_TAIL = 256 + 320
 _seq_of = attrgetter("seq")
@@ -56,7 +57,8 @@ _seq_of = attrgetter("seq")
 class RxSkb:
     """One received entry: [seq, end_seq), `data`, then a FIN if `fin`.
 
-    `len(data) == end_seq - seq - fin`. `tstamp` is the arrival time in ns. `room` is how
+    `len(data) == end_seq - seq - fin`. `tstamp` is the arrival time in ns, or
+    NO_TIME: an entry made by collapsing others has none (rule B-15). `room` is how
     many more payload bytes the kernel's buffer for this entry would hold.
     """
 
@@ -449,7 +451,7 @@ def _repack(run: list[RxSkb], start: int, packed: list[RxSkb]) -> int:
         truesize = rx_truesize(len(part) - _HEADROOM)
         seq = max(start, run[0].seq) + offset
         page = RxSkb(seq, seq + len(part), memoryview(part), truesize)
-        page.tstamp = run[-1].tstamp
+        page.tstamp = NO_TIME
         page.room = truesize - _DESCRIPTOR_AND_TAIL - len(part)
         pages.append(page)
     gain = sum(skb.truesize for skb in run) - sum(page.truesize for page in pages)

@@ -37,6 +37,7 @@ from ustack.sock.wait import Interrupted, Op, Wait
 from ustack.tcp.acking import cleanup_rbuf
 from ustack.tcp.predict import fast_path_check
 from ustack.tcp.rcvbuf import rcv_space_adjust
+from ustack.tcp.recv_queue import NO_TIME
 from ustack.tcp.sock import URG_VALID, TcpSock
 from ustack.tcp.state import CLOSE, LISTEN, SYN_RECV, SYN_SENT
 
@@ -59,7 +60,7 @@ class _Read(RecvMsg):
         self.flags = 0
         self.control = []
         self.addr = None
-        self.arrived = -1  # when the last segment touched came
+        self.arrived = NO_TIME  # when the last segment touched came
         self.left = length
         self.call_flags = flags
         self.peeking = bool(flags & MSG_PEEK)
@@ -225,7 +226,7 @@ def _finish(sk: TcpSock, read: _Read, now: int) -> RecvMsg:
     msg = read
     if msg.len or sk.ack_pending:
         cleanup_rbuf(sk, msg.len, now)
-    if (sk.timestamp or sk.tsflags) and read.arrived >= 0:
+    if (sk.timestamp or sk.tsflags) and read.arrived != NO_TIME:
         add_times(msg.control, sk, read.arrived)
     if sk.inq_cmsg:
         _add_inq(sk, msg)
