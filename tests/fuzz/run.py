@@ -61,7 +61,6 @@ _TIMES = (
 _MEM = ("rmem", "rcvbuf", "sndbuf", "wmem_queued", "drops")
 _PORTS = range(20_000, 32_000)
 STRETCHES = (1, 2, 4, 7)
-CLOSE_CALLS = {"D-15", "A-71"}  # what another plan may avoid
 
 # (type, code) for IPv4 and IPv6
 ICMP = {
@@ -76,7 +75,8 @@ CONTROL = {
 
 
 class Ended(Exception):
-    """Here the plan ends: no moment for the next step was found within LONGEST."""
+    """Here the plan ends: no moment for the next step was found within LONGEST, or a timer has
+    fired of which the lateness of the kernel's would decide what it does."""
 
 
 class Player:
@@ -144,7 +144,9 @@ class Player:
             now = trial.started + self.nominal * MS
             sut.pump(now, trial._take)
             if self.watch is not None:
-                self.watch.passed(now)
+                self.watch.passed(now, sut)
+                if self.watch.undecided:
+                    raise Ended
             spent = self.nominal - start
             free = self.watch is None or self.watch.clear(now, sut)
             if spent >= gap and free:
@@ -424,10 +426,13 @@ def _info(raw: bytes) -> dict[str, int]:
 
 
 class Result:
-    """A trace, the plan it followed, and how late (ms) its latest step was."""
+    """A trace, the plan it followed, how late (ms) its latest step was, and whether the plan
+    goes to the end of the program."""
 
-    def __init__(self, trace: Trace, plan: list[int], lateness: float) -> None:
-        self.trace, self.plan, self.lateness = trace, plan, lateness
+    def __init__(
+        self, trace: Trace, plan: list[int], lateness: float, complete: bool = True
+    ) -> None:
+        self.trace, self.plan, self.lateness, self.complete = trace, plan, lateness, complete
 
 
 def play(
@@ -444,24 +449,27 @@ def play(
         sut.pump(trial.started, lambda raw, at: None)
     player = Player(program, trial, plan)
     player.stretch = stretch
+    complete = True
     try:
         player.play()
     except Ended:
-        pass
+        complete = False
     except Exception:
         trial.trace.error = traceback.format_exc()
-    return Result(trial.trace, player.plan, trial.lateness / MS)
+    return Result(trial.trace, player.plan, trial.lateness / MS, complete)
 
 
 def play_stack(program: Program, plan: list[int] | None = None) -> Result:
-    """In virtual time. A plan in which a timer fires when the lateness of the kernel's would
-    decide what it does is thrown away, and made anew with longer waits."""
-    result = _play_stack(program, plan, 0)
+    """In virtual time. A plan that ends before the program does is made anew with longer
+    waits; if that does not help either, the longest one it is."""
+    best = _play_stack(program, plan, 0)
     for stretch in STRETCHES if plan is None else ():
-        if not any(rule in CLOSE_CALLS for _, rule in result.trace.notes):
+        if best.complete:
             break
         result = _play_stack(program, None, stretch)
-    return result
+        if result.complete or len(result.plan) > len(best.plan):
+            best = result
+    return best
 
 
 def _play_stack(program: Program, plan: list[int] | None, stretch: int) -> Result:

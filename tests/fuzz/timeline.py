@@ -84,8 +84,8 @@ class Watch:
         self._device_at = NEVER  # when a slow device lets the next packet go
         self._left_at = -NEVER  # when it let the last one go
         self._after = 0  # what the timer was late that has just fired
-        self._close_at: dict[str, int] = {}  # rule -> the timeout whose lateness decides it
-        self._doubts: set[str] = set()
+        self._close_at = NEVER  # the timeout whose lateness decides what it does
+        self.undecided = False  # that timeout has come
 
     def _unsure(self) -> int:
         """How many ms the timers that stand on a round trip may be apart: each back-off
@@ -102,28 +102,29 @@ class Watch:
                 self.armed[which] = (at, self._after + own + self._unsure())
         at, slack = self.armed.get(T_RETRANS, (NEVER, 0))
         if self.sk.pending == PENDING_RETRANS:
-            for rule in self._close_calls(at, slack):
-                self._close_at[rule] = at
+            if self._is_close_call(at, slack):
+                self._close_at = at
 
-    def _close_calls(self, at: int, slack: int) -> Iterator[str]:
-        """Rules that a timeout at `at` decides otherwise than one up to `slack` ms later: has
-        an entry been sent long enough ago to be lost, has the user waited long enough?"""
+    def _is_close_call(self, at: int, slack: int) -> bool:
+        """Does a timeout at `at` decide otherwise than one up to `slack` ms later? Has an entry
+        been sent long enough ago to be lost, has the user waited long enough?"""
         sk = self.sk
         first, last = at - NEAR * MS, at + (slack + NEAR) * MS
         wait = (sk.rack_rtt_us + _reo_wnd_us(sk)) * 1000
         if sk.sack_ok and any(first <= skb.tx_time + wait <= last for skb in sk.rtx_queue):
-            yield "D-15"
-        if sk.user_timeout and first <= sk.retrans_stamp + sk.user_timeout <= last:
-            yield "A-71"
+            return True
+        return bool(sk.user_timeout) and first <= sk.retrans_stamp + sk.user_timeout <= last
 
-    def passed(self, now: int) -> None:
+    def passed(self, now: int, sut: StackSut) -> None:
         """Time has passed until `now`: what was due has fired. What it armed inherits that
         it was late."""
+        if isinstance(sut.dev, Fifo):
+            self._device_quiet(now, sut.dev)
         self._after = 0
         for which, (at, slack) in self.armed.items():
             if at <= now:
                 if which == T_RETRANS:
-                    self._doubts |= {r for r, close in self._close_at.items() if close == at}
+                    self.undecided |= at == self._close_at or self._device_at <= at + slack * MS
                     self.noise = min(max(self.noise, slack), MOST_NOISE)
                 self._after = max(self._after, slack)
                 self.slack = max(self.slack, slack)
@@ -133,8 +134,8 @@ class Watch:
     def doubts(self) -> list[str]:
         """Rules that have decided something, or may do so now, by a time that the kernel
         measures otherwise by some ms."""
-        sk, found = self.sk, sorted(self._doubts)
-        self._doubts.clear()
+        sk = self.sk
+        found = []
         rate, srtt = sk.pacing_rate, sk.rtt.srtt_us
         if srtt and sk.mss_cache:
             slower = rate * srtt // (srtt + 8 * DRIFT * 1000)
