@@ -231,3 +231,11 @@ def test_generators_are_what_calls_return():
     b = Bench.connected()
     b.sk.nonblocking = False
     assert isinstance(b.sk.prot.recvmsg(b.sk, 1, 0, b.now), Generator)
+
+
+def test_a10_the_state_comes_before_the_control_messages():
+    b = Bench.connected()
+    b.shutdown(1)
+    b.raises(errno.EPIPE, b.sk.prot.sendmsg, b"x", 0, b.now, None, ((1, 99, b"1234"),))
+    b = Bench.connected()
+    b.raises(errno.EINVAL, b.sk.prot.sendmsg, b"x", 0, b.now, None, ((1, 99, b"1234"),))

@@ -450,3 +450,11 @@ def test_a20_a_fin_gets_the_push_of_a_call_that_shutdown_ends():
     assert call.result == 4380
     b.inject(ack=4381)
     assert b.flags()[-1] == "FPA"
+
+
+def test_a32_an_ack_of_ours_is_a_recent_transmission_too():
+    b = Bench.connected()
+    b.run(50)
+    b.inject("A", seq=0, data=b"x")  # old: acknowledged at once
+    b.expect("A")
+    assert b.sk.last_tx == b.now

@@ -74,14 +74,14 @@ def sendmsg(
     An address is ignored on a connection, as by the kernel. OSError EPIPE, EAGAIN, or the
     pending error.
     """
-    stamps = sk.tsflags & TX_RECORD
-    if control:
-        stamps = _read_control(sk, control, stamps)
     if sk.state not in (ESTABLISHED, CLOSE_WAIT):
         budget = sk.wait_budget(sk.sndtimeo, flags)
         if sk.state in (SYN_SENT, SYN_RECV) and budget and not sk.err:
-            return _send_when_connected(sk, data, flags, stamps, now, budget)
+            return _send_when_connected(sk, data, flags, control, now, budget)
         _refuse(sk)
+    stamps = sk.tsflags & TX_RECORD
+    if control:
+        stamps = _read_control(sk, control, stamps)
     view = memoryview(data)
     done = copy_in(sk, view, 0, flags, now)
     if done == len(view):
@@ -142,7 +142,7 @@ def _would_block(sk: TcpSock, done: int, flags: int, stamps: int, now: int) -> i
 
 
 def _send_when_connected(
-    sk: TcpSock, data: Buffer, flags: int, stamps: int, now: int, budget: int
+    sk: TcpSock, data: Buffer, flags: int, control: tuple[Cmsg, ...], now: int, budget: int
 ) -> Op[int]:
     """Wait for the handshake, then send (`sk_stream_wait_connect`)."""
     deadline = now + budget if budget < NEVER else None
@@ -156,6 +156,7 @@ def _send_when_connected(
         sk.write_pending -= 1
     if sk.state not in (ESTABLISHED, CLOSE_WAIT):
         _refuse(sk)
+    stamps = _read_control(sk, control, sk.tsflags & TX_RECORD)
     view = memoryview(data)
     done = copy_in(sk, view, 0, flags, now)
     if done == len(view):

@@ -240,6 +240,8 @@ def advertised_mss(sk: TcpSock, now: int) -> int:
 def send_ack(sk: TcpSock, now: int) -> None:
     """Acknowledge now (`tcp_send_ack`)."""
     transmit(sk, acceptable_seq(sk), ACK, now)
+    if now > sk.last_tx:
+        sk.last_tx = now  # a burst that follows may wait for another ACK (rule A-32)
     sk.net.mib.values["TcpOutSegs"] += 1
     if sk.pacing_status and sk.wstamp < now:
         sk.wstamp = now
