@@ -334,6 +334,16 @@ def test_b21_b70_the_skipped_byte_is_no_read_of_its_own():
     assert b.sk.rcvq_seq == b.sk.copied_seq
 
 
+def test_b14_a_call_says_what_is_left_if_it_began_so():
+    b = Bench.connected()
+    call = b.start("recvmsg", 10, 0)
+    b.setopt(SOL_TCP, TCP_INQ, 1)
+    b.inject("PA", data=b"abc")
+    assert call.result.control == []
+    b.inject("PA", data=b"abc")
+    assert b.start("recvmsg", 1, 0).control == [(SOL_TCP, TCP_INQ, b"\2\0\0\0")]
+
+
 def test_b20_length_zero():
     b = Bench.connected()
     b.inject("PAU", data=b"a", urg=1)

@@ -475,3 +475,11 @@ def test_collapse_starts_where_entries_overlap() -> None:
     ofo.insert(skb(910, b"y" * 1000, truesize=2304))
     assert ofo.collapse(ratio=111) == 2 * 2304 - 4352  # neither is too dear alone
     assert [(e.seq, e.end_seq) for e in ofo] == [(10, 1910)]
+
+
+def test_collapse_makes_room_behind_a_lone_entry() -> None:
+    queue = ReceiveQueue()
+    queue.append(skb(0, b"x" * 536, truesize=1280, room=64))
+    assert queue.collapse(0, ratio=128) == 0
+    assert queue.append(skb(536, b"y" * 168)) == 0  # the headers' room is used now
+    assert queue.append(skb(704, b"z")) == 832

@@ -436,7 +436,7 @@ def _collapse(skbs: Collection[RxSkb], start: int, ratio: int) -> tuple[list[RxS
 
 def _repack(run: list[RxSkb], start: int, packed: list[RxSkb]) -> int:
     """Append the bytes of `run` from `start` on to `packed`, in entries of a page; return
-    the charge freed. A run that would not get cheaper stays as it is."""
+    the charge freed, if only what the headers took."""
     if not run:
         return 0
     pieces: list[memoryview] = []
@@ -455,5 +455,5 @@ def _repack(run: list[RxSkb], start: int, packed: list[RxSkb]) -> int:
         page.room = truesize - _DESCRIPTOR_AND_TAIL - len(part)
         pages.append(page)
     gain = sum(skb.truesize for skb in run) - sum(page.truesize for page in pages)
-    packed += pages if gain > 0 else run
-    return max(gain, 0)
+    packed += pages
+    return gain

@@ -51,7 +51,8 @@ class _Read(RecvMsg):
     the message that it will return."""
 
     __slots__ = (
-        "arrived", "call_flags", "left", "peek_offset", "peek_seq", "peeking", "skipped", "target",
+        "arrived", "call_flags", "inq", "left", "peek_offset", "peek_seq", "peeking", "skipped",
+        "target",
     )  # fmt: skip
 
     def __init__(self, sk: TcpSock, length: int, flags: int) -> None:
@@ -62,6 +63,7 @@ class _Read(RecvMsg):
         self.addr = None
         self.arrived = NO_TIME  # when the last segment touched came
         self.left = length
+        self.inq = sk.inq_cmsg  # TCP_INQ as the call began
         self.call_flags = flags
         self.peeking = bool(flags & MSG_PEEK)
         self.peek_offset = max(sk.peek_off, 0)
@@ -228,7 +230,7 @@ def _finish(sk: TcpSock, read: _Read, now: int) -> RecvMsg:
         cleanup_rbuf(sk, msg.len, now)
     if (sk.timestamp or sk.tsflags) and read.arrived != NO_TIME:
         add_times(msg.control, sk, read.arrived)
-    if sk.inq_cmsg:
+    if read.inq:
         _add_inq(sk, msg)
     return msg
 
