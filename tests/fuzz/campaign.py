@@ -163,14 +163,15 @@ class Campaign:
 
     def run(self, batch: Iterable[Program]) -> list[Outcome]:
         """Play them all; those of which no run was in time once more."""
-        outcomes = self._all(batch)
+        outcomes: list[Outcome] = self.once(batch)
         late = [i for i, outcome in enumerate(outcomes) if outcome.late]
-        for i, outcome in zip(late, self._all(outcomes[i].program for i in late), strict=True):
+        for i, outcome in zip(late, self.once(outcomes[i].program for i in late), strict=True):
             outcomes[i] = outcome
         return outcomes
 
-    def _all(self, batch: Iterable[Program]) -> list[Outcome]:
-        futures: list[Future[Outcome]] = [self.pool.submit(self._check, p) for p in batch]
+    def once(self, batch: Iterable[Program]) -> list[Any]:
+        """What `check` says of each."""
+        futures: list[Future[Any]] = [self.pool.submit(self._check, p) for p in batch]
         return [future.result() for future in futures]
 
     def shrink(self, found: Outcome) -> Outcome:

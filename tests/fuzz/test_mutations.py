@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ast
+import pickle
 
 import pytest
 
+from tests.fuzz.mutant import diverges
 from tests.fuzz.mutations import MUTATIONS, ROOT, Mutation, find_all, record
 
 
@@ -19,6 +21,13 @@ def test_a_fault_changes_one_place(mutation: Mutation):
 def test_there_are_enough_of_both_halves():
     assert len(MUTATIONS) >= 20
     assert min(sum(m.rule.startswith(half) for m in MUTATIONS) for half in "AB") >= 10
+
+
+@pytest.mark.kernel
+def test_what_is_recorded_agrees_with_the_stack_as_it_is():
+    found = pickle.loads(record(8))
+    assert found
+    assert [diverges(one) for one in found] == [""] * len(found)
 
 
 @pytest.mark.slow
