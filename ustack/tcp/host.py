@@ -27,6 +27,7 @@ from ustack.tcp.congestion.base import AckSample, CongestionControl
 from ustack.tcp.congestion.registry import registry
 from ustack.tcp.input import rcv
 from ustack.tcp.listen import Request, listen_input
+from ustack.tcp.mss import TCP_MIN_MSS
 from ustack.tcp.proto import TcpProto
 from ustack.tcp.retransmit import tsq_write
 from ustack.tcp.segment import Segment
@@ -140,7 +141,13 @@ class TcpHost:
             self.put_port(sk)
         una, nxt, gap = sk.snd_una, sk.snd_nxt, sk.max_window + 2
         end = sk.write_seq
+        shown = sk.mss_cache, sk.pmtu_cookie, sk.advmss, sk.snd_wnd
+        windows = sk.rcv_ssthresh, sk.rcv_wnd, sk.rcvq_space
         sk.init_connection()
+        # what tcp_info goes on showing until the next connection sets it
+        sk.mss_cache, sk.pmtu_cookie, sk.advmss, sk.snd_wnd = shown
+        sk.rcv_ssthresh, sk.rcv_wnd, sk.rcvq_space = windows
+        sk.rcv_mss = TCP_MIN_MSS
         # Linux leaves a window's width before the next ISN, which SIOCOUTQ shows
         sk.snd_una, sk.snd_nxt, sk.write_seq = una, nxt, end + gap
         sk.daddr = b""

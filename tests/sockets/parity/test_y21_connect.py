@@ -284,3 +284,47 @@ def test_blocking(t, case):
     t.check(call.done)
     s.connect()
     s.poll()
+
+
+KEPT = (
+    "state", "ca_state", "retransmits", "probes", "backoff", "options", "wscale", "snd_mss",
+    "rcv_mss", "unacked", "sacked", "lost", "retrans", "pmtu", "rcv_ssthresh", "snd_ssthresh",
+    "snd_cwnd", "advmss", "reordering", "rcv_space", "total_retrans", "bytes_acked",
+    "bytes_received", "segs_out", "segs_in", "notsent_bytes", "data_segs_in", "data_segs_out",
+    "delivered", "bytes_sent", "bytes_retrans", "dsack_dups", "reord_seen", "rcv_ooopack",
+    "snd_wnd", "rcv_wnd",
+)  # fmt: skip
+
+
+@parity("C-18", cases=["new", "refused", "used", "aborted"])
+def test_what_is_kept(t, case):
+    """What tcp_info shows of a socket whose connection is over and dissolved."""
+    t.rule("C-18")
+    s, f, _ = dial(t, mss=1000, wscale=3, ts=True, sack=True)
+    s.info(*KEPT)
+    if case == "new":
+        s.disconnect()
+    elif case == "refused":
+        f.send("RA", ack=1)
+        t.settle()
+        s.connect()
+    else:
+        f.syn_ack()
+        t.settle()
+        s.send(3000)
+        t.settle()
+        f.ack(3001)
+        f.send("PA", seq=1, data=1000)
+        f.send("PA", seq=1001, data=1000)
+        f.send("PA", seq=5001, data=500)
+        t.settle()
+        s.recv(1000)
+        if case == "used":
+            f.send("FA", seq=2001)
+            s.shutdown(1)
+        t.settle()
+        s.info(*KEPT)
+        s.disconnect()
+    t.settle()
+    s.info(*KEPT)
+    s.poll()
