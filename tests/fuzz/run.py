@@ -399,6 +399,8 @@ class Player:
             type_, code = ICMP[name][self.trial.v6]
             quoted = found[max(0, len(found) - 1 - which)]
             rest = int(mtu or 0)
+            if name == "frag":  # an error sends with the time of the packet before: of this one
+                self.flow.send("", seq=self.top)
             self.trial.icmp_error(type_, code, quoted, rest)
 
     def peer_fin(self) -> None:

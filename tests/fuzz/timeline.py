@@ -101,15 +101,19 @@ class Watch:
                 own = TICK if which in EXACT else late(at - now)
                 self.armed[which] = (at, self._after + own + self._unsure())
         at, slack = self.armed.get(T_RETRANS, (NEVER, 0))
-        if self.sk.pending == PENDING_RETRANS:
-            if self._is_close_call(at, slack):
-                self._close_at = at
+        if at < NEVER and self._is_close_call(at, slack):
+            self._close_at = at
 
     def _is_close_call(self, at: int, slack: int) -> bool:
-        """Does a timeout at `at` decide otherwise than one up to `slack` ms later? Has an entry
-        been sent long enough ago to be lost, has the user waited long enough?"""
+        """Does a timeout at `at` decide otherwise than one up to `slack` ms later? Is what it
+        sends an answer to data, has an entry been sent long enough ago to be lost, has the user
+        waited long enough?"""
         sk = self.sk
         first, last = at - NEAR * MS, at + (slack + NEAR) * MS
+        if sk.packets_out and first <= sk.lrcvtime + sk.ato <= last:
+            return True
+        if sk.pending != PENDING_RETRANS:
+            return False
         wait = (sk.rack_rtt_us + _reo_wnd_us(sk)) * 1000
         if sk.sack_ok and any(first <= skb.tx_time + wait <= last for skb in sk.rtx_queue):
             return True
