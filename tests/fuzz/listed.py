@@ -8,14 +8,18 @@ edge (`timeline.Watch.doubts`).
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import TypeAlias
 
 from tests.fuzz.compare import differing
-from tests.fuzz.program import ZEROCOPY, Program
+from tests.fuzz.program import OOB, ZEROCOPY, Program
 from tests.sockets.parity.trace import Event, Trace
 
 Predicate: TypeAlias = Callable[[Program, Trace, Trace, int], bool]
+_ONE_BYTE = re.compile(r"""b['"](.|\\.|\\x..)['"] flags 0x1""")
+_WRITTEN = {"wmem_queued", "outq", "nsd", "notsent_bytes"}
+_AT_ONCE = 1.0  # ms
 _ROUND_TRIPS = {"rcv_space", "rcvbuf", "rcv_ssthresh", "rcv_wnd"}
 
 
@@ -59,7 +63,7 @@ def tree(program: Program, kernel: Trace, ustack: Trace, at: int) -> bool:
 def burst(program: Program, kernel: Trace, ustack: Trace, at: int) -> bool:
     """A-31: how many segments go in one burst follows from the round trip. The kernel measures
     some ms more, and that can be one segment less; PSH shows where bursts end."""
-    if not _noted("A-31", ustack, at) or min(len(kernel.events), len(ustack.events)) <= at:
+    if not _noted("A-31", ustack, at):
         return False
     theirs, ours = kernel.events[at], ustack.events[at]
     if theirs.kind != "wire" or ours.kind != "wire":
@@ -132,11 +136,14 @@ def _noted(wanted: str, ustack: Trace, at: int) -> bool:
 
 LISTED: dict[str, Predicate] = {
     "A-67": zerocopy, "B-31": tree, "A-31": burst, "B-70": round_trip,
+    "B-20": header_byte, "A-6": pressure, "D-18": cloned,
 }  # fmt: skip
 
 
 def listed(program: Program, kernel: Trace, ustack: Trace, at: int) -> str:
     """The rule by which the traces part at `at`, "" if it is none of these."""
+    if min(len(kernel.events), len(ustack.events)) <= at:
+        return ""
     for rule, applies in LISTED.items():
         if applies(program, kernel, ustack, at):
             return rule

@@ -346,7 +346,8 @@ class StackCall:
         return value
 
     def wake(self, mask: int) -> bool:
-        self.sut.runnable.append(self)
+        if self not in self.sut.runnable:
+            self.sut.runnable.append(self)
         return True
 
     def resume(self) -> None:
