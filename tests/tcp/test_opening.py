@@ -386,3 +386,11 @@ def test_what_tcp_info_says_before_the_answer():
     info = b.sk.prot.getsockopt(b.sk, SOL_TCP, 11, 248, b.now)
     assert info[6] == 0  # no window scaling yet
     assert int.from_bytes(info[20:24], "little") == 88  # rcv_mss
+
+
+@pytest.mark.parametrize("flags", ["", "F", "R", "A"])
+def test_c15_what_says_nothing_to_an_attempt_is_a_drop(flags):
+    b = Bench.syn_sent()
+    b.inject(flags, seq=0, ack=1)
+    assert b.sk.state == SYN_SENT
+    assert b.sk.drops == 1

@@ -458,3 +458,13 @@ def test_a32_an_ack_of_ours_is_a_recent_transmission_too():
     b.inject("A", seq=0, data=b"x")  # old: acknowledged at once
     b.expect("A")
     assert b.sk.last_tx == b.now
+
+
+def test_a34_two_halves_of_a_window_are_one_burst_if_they_fit_into_a_packet():
+    b = Bench.connected(mtu=65535, mss=65495, window=65535)
+    b.inject(win=1000)
+    b.send(60000)  # the window admits none of it
+    assert b.wq() == 60000 + 832
+    b.inject(win=65535)
+    assert [len(packet.payload) > 0 and packet.gso_size for packet in b.dev.bursts] == [32767]
+    assert sum(b.lens()) == 60000

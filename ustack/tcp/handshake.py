@@ -252,14 +252,17 @@ def synsent_input(
         if flags & RST:
             reset(sk, seg.now)
             return True
-        if not flags & SYN:
+        if flags & SYN:
+            _synack_for_us(sk, seg)
+            data_snd_check(sk, seg.now)
             return True
-        _synack_for_us(sk, seg)
-        data_snd_check(sk, seg.now)
+        sk.drop("TCP_FLAGS")
     elif flags & RST:
-        pass
+        sk.drop("TCP_RESET")
     elif flags & SYN:
         _simultaneous_open(sk, seg)
+    else:
+        sk.drop("NOT_SPECIFIED")
     return True
 
 

@@ -33,7 +33,7 @@ from ustack.tcp import chrono, mss
 from ustack.tcp.cwnd import cwnd_validate, enter_cwr
 from ustack.tcp.mss import GSO_MAX_SIZE
 from ustack.tcp.mtu_probe import mtu_probe, mtu_to_mss
-from ustack.tcp.pacing import tso_segs
+from ustack.tcp.pacing import PACKET_MAX, tso_segs
 from ustack.tcp.skb import MAX_PARTS, Skb
 from ustack.tcp.sock import (
     NAGLE_CORK,
@@ -312,12 +312,21 @@ def burst_segs(sk: TcpSock, mss_now: int) -> int:
 def _fill(sk: TcpSock, skb: Skb, quota: int, mss_now: int) -> int:
     """The segments of this burst. What the head lacks of that it takes from the entry
     behind."""
+    if 2 * mss_now > PACKET_MAX:
+        return _fill_packet(sk, skb, quota, mss_now)
     max_segs = burst_segs(sk, mss_now)
     if quota > max_segs:
         quota = max_segs
     if quota * mss_now > skb.len:
         grow_skb(sk, skb, quota * mss_now - skb.len)
     return quota
+
+
+def _fill_packet(sk: TcpSock, skb: Skb, quota: int, mss_now: int) -> int:
+    """Two segments so long are more than one packet can hold, but for a short second one."""
+    quota = min(quota, sk.net.sysctl.tcp_min_tso_segs)
+    grow_skb(sk, skb, max(min(quota * mss_now, PACKET_MAX) - skb.len, 0))
+    return 2 if quota > 1 and skb.len <= PACKET_MAX else 1
 
 
 def _fit(

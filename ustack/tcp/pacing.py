@@ -27,7 +27,7 @@ _SEC = 1_000_000_000
 PACING_SHIFT = 10  # a burst is rate / 1024: about one millisecond
 # What one packet holds, whatever tcp_min_tso_segs asks for: 65535 less IPv4 and TCP headers
 # with timestamps. Above GSO_MAX_SIZE, since two segments of a 64 KiB MTU go in one burst.
-_PACKET_MAX = 65483
+PACKET_MAX = 65483
 
 
 def update_pacing_rate(
@@ -65,7 +65,7 @@ def tso_segs(
     segs = (size if size < gso_max else gso_max) // mss
     if segs >= min_tso_segs:
         return segs
-    return min(min_tso_segs, _PACKET_MAX // mss or 1)
+    return min(min_tso_segs, PACKET_MAX // mss or 1)
 
 
 def gap_after(length: int, rate: int, credit: int, data_segs_out: int) -> int:
