@@ -8,7 +8,19 @@ from typing import Any
 
 import pytest
 
-from tests.udp.both import PEER4, PEER6, US4, US6, OurHost, answer, ip6, outcome, udp4
+from tests.udp.both import (
+    IFINDEX,
+    PEER4,
+    PEER6,
+    US4,
+    US6,
+    OurHost,
+    answer,
+    ip4,
+    ip6,
+    outcome,
+    udp4,
+)
 from ustack.link.fifo import Fifo
 from ustack.sock.wait import POLLERR
 
@@ -17,6 +29,7 @@ SOL_IP, SOL_SOCKET, SOL_IPV6 = 0, 1, 41
 SO_TIMESTAMP, SO_TIMESTAMPNS, SO_TIMESTAMPING, SO_TIMESTAMPING_NEW, SO_ZEROCOPY = 29, 35, 37, 65, 60
 MSG_ERRQUEUE, MSG_MORE, MSG_ZEROCOPY = 0x2000, 0x8000, 0x4000000
 TX, RX, SOFTWARE, OPT_ID, SCHED, TSONLY = 1 << 1, 1 << 3, 1 << 4, 1 << 7, 1 << 8, 1 << 11
+OPT_CMSG = 1 << 10
 ENOMSG = 42
 TO = (PEER4, 9)
 
@@ -161,6 +174,17 @@ def test_over_ipv6_it_names_the_source(host: Any) -> None:
     assert (six[12:16], four[12:16]) == (struct.pack("I", 0), struct.pack("I", 1))
 
 
+@pytest.mark.parametrize("v6", [False, True])
+def test_packet_info_names_it_over_ipv4(host: Any, v6: bool) -> None:
+    """E-45."""
+    sock = host.socket(AF_INET6 if v6 else AF_INET)
+    sock.setsockopt(SOL_SOCKET, SO_TIMESTAMPING, TX | OPT_CMSG | OPT_ID)
+    sock.setsockopt(SOL_IP, 8, 1)  # IP_PKTINFO
+    sock.sendto(b"abc", ("::ffff:" + PEER4 if v6 else PEER4, 9))
+    info = entry(sock)[1][0][2]
+    assert info == struct.pack("i", IFINDEX) + (bytes(4) if v6 else ip4(US4)) + ip4(PEER4)
+
+
 def test_a_control_message_asks_for_one_datagram(host: Any) -> None:
     sock = host.socket(AF_INET)
     sock.setsockopt(SOL_SOCKET, SO_TIMESTAMPING, SOFTWARE | OPT_ID | TSONLY)
@@ -261,3 +285,18 @@ def test_a_stamp_is_charged_as_the_first_fragment(host: Any) -> None:
         sock.sendto(bytes(size), TO)
         assert struct.unpack("9I", sock.getsockopt(SOL_SOCKET, 55, 36))[0] == charge
         sock.recvmsg(9000, 500, MSG_ERRQUEUE)
+
+
+@pytest.mark.parametrize("v6", [False, True])
+def test_a_stamped_packet_on_loopback_has_an_ethernet_header(host: Any, v6: bool) -> None:
+    """B-15, E-40: and what the socket is told of it is right all the same."""
+    sock = host.socket(AF_INET6 if v6 else AF_INET)
+    sock.setsockopt(SOL_SOCKET, SO_TIMESTAMPING, TX | SOFTWARE | 1 << 10)
+    sock.setsockopt(SOL_IPV6 if v6 else SOL_IP, 49 if v6 else 8, 1)  # packet info
+    sock.sendto(b"x" * 9, ("::1", 9, 0, 0) if v6 else ("127.0.0.1", 9))
+    data, control = entry(sock)
+    kind, first = (b"\x86\xdd", 0x60) if v6 else (b"\x08\0", 0x45)
+    assert data[:14] == bytes(12) + kind
+    assert (data[14], len(data)) == (first, 14 + (40 if v6 else 20) + 8 + 9)
+    info = next(value for level, name, value in control if (level, name) in ((0, 8), (41, 50)))
+    assert (ip6("::1") if v6 else bytes((127, 0, 0, 1))) in info

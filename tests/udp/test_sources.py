@@ -120,6 +120,23 @@ def test_several_packet_infos(host: Any) -> None:
     assert outcome(sock6(host).sendmsg, [b"x"], (lo, tun), 0, to6("::1")) == "EINVAL"
 
 
+def test_what_goes_to_loopback_is_ours(host: Any) -> None:
+    """F-1, E-45: whatever its address."""
+    s, to = sock4(host), sock4(host)
+    to.bind(("0.0.0.0", 7))
+    s.sendmsg([b"x"], pktinfo("0.0.0.0", LO), 0, (PEER4, 7))
+    assert to.recv(9) == b"x"
+    assert not host.sent()
+
+
+def test_an_address_of_the_device(host: Any) -> None:
+    """C-51: an IPv6 socket on a device cannot have the address of another."""
+    s = sock6(host)
+    s.setsockopt(socket.SOL_SOCKET, 62, IFINDEX)  # SO_BINDTOIFINDEX
+    assert outcome(s.bind, to6("::1")) == "EADDRNOTAVAIL"
+    s.bind(to6(US6))
+
+
 def test_mapped_packet_info_to_an_ipv6_peer(host: Any) -> None:
     """E-46."""
     info = ip6(MAPPED + US4) + bytes(4)

@@ -1,8 +1,8 @@
 """Cutting a datagram into fragments (Linux: `ip_do_fragment`, `ip6_fragment`).
 
-Every fragment but the last carries as many bytes as fit, rounded down to 8; all share
-one identification. Only datagrams without options or extension headers are cut: no
-other leaves this host. Reassembly is `ip.reassembly`.
+Every fragment but the last carries as many bytes as fit, rounded down to 8; over IPv6 the
+last does too. All share one identification. Only datagrams without options or extension
+headers are cut: no other leaves this host. Reassembly is `ip.reassembly`.
 """
 
 from __future__ import annotations
@@ -14,15 +14,17 @@ def fragments4(
     src: bytes, dst: bytes, proto: int, ident: int, ttl: int, tos: int, data: memoryview, mtu: int
 ) -> list[tuple[bytes, memoryview]]:
     """(header, payload) of each fragment; `mtu` leaves room for at least 8 bytes."""
-    size = (mtu - ipv4.HEADER_LEN) & ~7
+    room = mtu - ipv4.HEADER_LEN
     pieces = []
-    for offset in range(0, len(data), size):
-        piece = data[offset : offset + size]
-        more = offset + size < len(data)
+    offset, more = 0, True
+    while more:
+        more = len(data) - offset > room
+        piece = data[offset : offset + (room & ~7)] if more else data[offset:]
         header = ipv4.build_header(
             src, dst, proto, len(piece), ident, False, ttl, tos, more, offset
         )
         pieces.append((header, piece))
+        offset += len(piece)
     return pieces
 
 

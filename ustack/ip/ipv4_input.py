@@ -28,7 +28,7 @@ from ustack.ip.icmp import Icmp
 from ustack.ip.options4 import compile_options
 from ustack.ip.output import IpOutput
 from ustack.ip.reassembly import Reassembly
-from ustack.ip.route import BROADCAST, LOOPBACK, MULTICAST
+from ustack.ip.route import BROADCAST, LOOPBACK, MULTICAST, UNICAST
 from ustack.sock.addr import BROADCAST4
 from ustack.sock.dst import Device
 from ustack.sock.truesize import rx_truesize
@@ -101,7 +101,7 @@ class Ipv4Input:
             self._refuse(reason, "IpInHdrErrors")
             return
         src, dst = buf[l3 + 12 : l3 + 16], buf[l3 + 16 : l3 + 20]
-        kind = self._routes.local_kind(dst)
+        kind = self._kind(dst, dev.ifindex)
         if not kind and 224 <= dst[0] < 240:
             groups, iif = self._net.groups, dev.ifindex
             # queries are for every member, whoever its sources are
@@ -180,6 +180,13 @@ class Ipv4Input:
             return None
         return "IP_INVALID_DEST" if dst[0] >= 224 or dst[0] == 0 else "IP_INADDRERRORS"
 
+    def _kind(self, dst: bytes, iif: int) -> int:
+        """Of a destination. Whatever a socket has sent to loopback is for this host alone."""
+        kind = self._routes.local_kind(dst)
+        if (not kind or kind == BROADCAST) and 0 < dst[0] < 224:
+            return UNICAST if iif == self._routes.loopback.ifindex else kind
+        return kind
+
     def _remember(self, key: bytes, src: bytes, dst: bytes, dev: Device) -> None:
         pairs = self._routes.pairs_lo if dev.loopback else self._routes.pairs
         if len(pairs) >= MAX_PAIRS:
@@ -188,7 +195,7 @@ class Ipv4Input:
 
     def _deliver(self, rx: RxPacket) -> None:
         """Hand a whole datagram to its protocol (Linux: `ip_protocol_deliver_rcu`)."""
-        many = not self._routes.is_local(rx.dst)
+        many = rx.dst[0] >= 224 or self._kind(rx.dst, rx.iif) == BROADCAST
         handler = (self.rcv_many if many else self._handlers).get(rx.proto)
         if handler is None:
             self._refuse("IP_NOPROTO", "IpInUnknownProtos")

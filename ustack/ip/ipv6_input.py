@@ -121,11 +121,10 @@ class Ipv6Input:
             kind = MULTICAST
         if is_multicast(src) or src.startswith(MAPPED):
             return "IP_INVALID_SOURCE"
-        if not dev.loopback:
-            if src == LOOPBACK6:
-                return "IP_LOCAL_SOURCE"
-            if kind == LOOPBACK:
-                return "IP_LOCALNET"
+        if src == LOOPBACK6 and dev is not self._routes.loopback:
+            return "IP_LOCAL_SOURCE"
+        if kind == LOOPBACK and not dev.loopback:
+            return "IP_LOCALNET"
         if kind:
             return None
         return "IP_INVALID_DEST" if is_multicast(dst) else "IP_INADDRERRORS"

@@ -14,9 +14,9 @@ Rules. DF is set where the path MTU is to be discovered: DO and PROBE always (PR
 datagrams only), WANT while the datagram fits and the path is not locked at the minimum.
 The identification counts up by one for each packet of a connected socket, also under DF;
 otherwise it is 0 where the socket insists on DF and a counter of the destination where it
-does not. A
-super-segment takes as many ids as it has segments. Fragments carry a finished checksum,
-whole packets leave it to the device.
+does not. A super-segment of a stream takes as many ids as it has segments; one of a datagram
+socket takes one, and its segments count on into those of the next. Fragments carry a finished
+checksum, whole packets leave it to the device.
 
 Limits: no IP options, no extension headers but the Fragment header, no forwarding.
 A super-segment whose segments exceed a path MTU that has just shrunk is dropped: TCP
@@ -233,7 +233,7 @@ class IpOutput(Net):
         ttl, tos = (sk.ttl, sk.tos) if v4 else (sk.hop_limit, sk.tclass)
         if ttl < 0:
             ttl = self.sysctl.ip_default_ttl
-        ident = self._socket_ident(sk, 1)
+        ident = self._socket_ident(sk)
         return self._send_fragments(
             sk, sk.protocol, sk.saddr, sk.daddr, t.dst, data, ident, ttl, tos, mtu, charge
         )
@@ -276,8 +276,7 @@ class IpOutput(Net):
             df = disc in (PMTUDISC_DO, PMTUDISC_PROBE) or (
                 disc == PMTUDISC_WANT and not dst.pmtu_locked and hlen + length <= dst.mtu(now)
             )
-            segs = -(-payload_len // gso_size) if gso_size and payload_len else 1
-            ident = self._ident(sk, dst, df and disc != PMTUDISC_WANT, segs)
+            ident = self._ident(sk, dst, df and disc != PMTUDISC_WANT)
             ip = ipv4.build_header(saddr, daddr, proto, length, ident, df, ttl, tos)
         else:
             ports = int.from_bytes(header[:4] if csum_offset else header[4:6], "big")
@@ -310,10 +309,12 @@ class IpOutput(Net):
         charge: int,
     ) -> int:
         """A datagram over the path MTU, in fragments; members on this host get it whole."""
+        if dst.layout:
+            mtu = min(mtu, dst.layout)
         if sk.frag_size and dst.version == 6:
             mtu = min(mtu, sk.frag_size)
         data = _completed(header, payload, _CSUM_OFFSET.get(proto, 0))
-        ident = self._ident(sk, dst, False, 1)
+        ident = self._ident(sk, dst, False)
         if dst.multicast or dst.broadcast:
             size = len(data)
             if dst.version == 4:
@@ -343,23 +344,23 @@ class IpOutput(Net):
         """Where copies of what leaves by `dev` come in again."""
         raise NotImplementedError
 
-    def _ident(self, sk: Sock | None, dst: Dst, zero: bool, segs: int) -> int:
-        """The identification of the next packet (F-4, Linux: `ip_select_ident_segs`). `zero`:
-        none is needed, the packet will never be cut."""
+    def _ident(self, sk: Sock | None, dst: Dst, zero: bool) -> int:
+        """The identification of the next packet (F-4, Linux: `ip_select_ident`). `zero`: none
+        is needed, the packet will never be cut."""
         if sk is not None and len(sk.daddr) == 4:
-            return self._socket_ident(sk, segs)
+            return self._socket_ident(sk)
         if zero:
             return 0
         ident = dst.ident
         if ident < 0:
             ident = self._rng.getrandbits(16)
-        dst.ident = ident + segs & 0xFFFF
+        dst.ident = ident + 1 & 0xFFFF
         return ident
 
-    def _socket_ident(self, sk: Sock, segs: int) -> int:
+    def _socket_ident(self, sk: Sock) -> int:
         """`sk.ip_id` counts without bound, so that 0 always means: not begun yet."""
         ident = sk.ip_id or self._rng.randrange(1, 65536)
-        sk.ip_id = ident + segs
+        sk.ip_id = ident + 1
         return ident & 0xFFFF
 
     def _send_fragments(
@@ -439,7 +440,7 @@ class IpOutput(Net):
             return False
         ttl, mtu = self.sysctl.ip_default_ttl, dst.mtu(now)
         length = sum(map(len, message))
-        ident = self._ident(None, dst, False, 1) if dst.version == 4 else 0
+        ident = self._ident(None, dst, False) if dst.version == 4 else 0
         if length + len(options) + (20 if dst.version == 4 else 40) > mtu:
             data = memoryview(b"".join(message))
             try:
@@ -455,7 +456,8 @@ class IpOutput(Net):
             ip = ipv6.build_header(saddr, daddr, proto, length, ttl, tos, flow)
         self._count(dst.version, "OutRequests")
         head = ip + bytes(message[0])
-        dst.dev.xmit(Packet(head, message[1:], length - len(message[0])))
+        charge = tx_truesize(len(ip) + length, dst.version == 6) if dst.local else 0
+        dst.dev.xmit(Packet(head, message[1:], length - len(message[0]), charge=charge))
         return True
 
     def _route_reply(self, daddr: bytes) -> Dst | None:

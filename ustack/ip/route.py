@@ -269,13 +269,16 @@ class RouteTable:
         """The path to `daddr` (Linux: `ip_route_output_key`). The wildcard address, or
         b"", is this host: `Dst.daddr` says which address that means. OSError ENETUNREACH,
         EINVAL for a `saddr` that is not ours, EADDRNOTAVAIL if there is no source."""
-        if saddr and self.local.get(saddr, 0) != UNICAST and not self.is_local(saddr):
-            raise error(EINVAL if _is_no_source(saddr) else ENETUNREACH)
+        if saddr and len(saddr) == 4 and self.local.get(saddr, 0) != UNICAST:
+            if not self.is_local(saddr):
+                raise error(EINVAL if _is_no_source(saddr) else ENETUNREACH)
         if saddr and not oif and daddr and (daddr == LIMITED or _is_multicast4(daddr)):
             oif = self.device_of(saddr)
         dst = self._cache.get((daddr, oif) if oif else daddr)
         if dst is None:
             if not any(daddr):
+                if oif and not saddr and len(daddr) != 16:
+                    return self.route(self._first_address(oif))
                 return self.route(saddr or (LOOPBACK6 if len(daddr) == 16 else LOOPBACK4))
             dst = self._remember(daddr, oif, self._resolve(daddr, oif))
         if saddr and saddr[0] == 127 and len(saddr) == 4 and not dst.dev.loopback:
@@ -285,7 +288,7 @@ class RouteTable:
     def _remember(self, daddr: bytes, oif: int, dst: Dst) -> Dst:
         dst.daddr = daddr
         learned = self._pmtus.get(daddr)
-        if learned is not None and not dst.local:
+        if learned is not None and not dst.dev.loopback:
             dst.pmtu, dst.pmtu_expires = learned.mtu, learned.expires
             dst.pmtu_locked = learned.locked
         if len(self._cache) >= MAX_DSTS:
@@ -344,17 +347,25 @@ class RouteTable:
                 return address.dev.ifindex
         return self.loopback.ifindex if self.local_kind(addr) == LOOPBACK else 0
 
+    def _first_address(self, ifindex: int) -> bytes:
+        """Which IPv4 address this host means on a device (Linux: `inet_select_addr`)."""
+        ours = [a for a in self.addresses if len(a.addr) == 4]
+        if ifindex == self.loopback.ifindex or not ours:
+            return LOOPBACK4
+        return next((a.addr for a in ours if a.dev.ifindex == ifindex), ours[0].addr)
+
     def _elsewhere(self, daddr: bytes, oif: int) -> bool:
-        """Is `daddr`, local on this host, so on another device than `oif`? Of IPv6 addresses
-        only ::1 asks for its device (Linux: `fib_lookup_good_nhc`, `rt6_need_strict`)."""
-        if len(daddr) == 16:
-            return daddr == LOOPBACK6 and oif != self.loopback.ifindex
+        """Is `daddr`, local on this host, so on another device than `oif` (Linux:
+        `fib_lookup_good_nhc`, `rt6_check_dev`)?"""
         if daddr == LIMITED:
             return False
         for address in self.addresses:
-            if len(address.addr) == 4 and prefix_match(daddr, address.addr, address.plen):
-                if daddr == address.addr or self.local.get(daddr) == BROADCAST:
-                    return address.dev.ifindex != oif
+            if daddr == address.addr or (
+                self.local.get(daddr) == BROADCAST
+                and len(address.addr) == 4
+                and prefix_match(daddr, address.addr, address.plen)
+            ):
+                return address.dev.ifindex != oif
         return oif != self.loopback.ifindex
 
     def select_source(self, daddr: bytes, dev: Device, gateway: bytes | None) -> bytes:
@@ -403,7 +414,7 @@ class RouteTable:
         keys += [(daddr, dev.ifindex) for dev in self.devices]
         for key in keys:
             dst = self._cache.get(key)
-            if dst is not None:
+            if dst is not None and not dst.dev.loopback:
                 dst.pmtu, dst.pmtu_expires = learned.mtu, learned.expires
                 dst.pmtu_locked = learned.locked
 
@@ -417,7 +428,7 @@ def _assignable(addr: bytes) -> bool:
 
 def _is_no_source(saddr: bytes) -> bool:
     """Can it be nobody's address?"""
-    return len(saddr) == 16 or saddr == LIMITED or saddr[0] == 0 or 224 <= saddr[0] < 240
+    return saddr == LIMITED or saddr[0] == 0 or 224 <= saddr[0] < 240
 
 
 def _is_multicast4(addr: bytes) -> bool:

@@ -20,7 +20,6 @@ from struct import Struct
 
 from ustack.ping.proto import PingProto
 from ustack.ping.sock import Message, PingSock
-from ustack.sock.cmsg import recv_cmsgs
 from ustack.sock.error_queue import queue_icmp
 from ustack.sock.errors import error
 from ustack.sock.icmp import IcmpError, icmp_err_convert
@@ -126,8 +125,7 @@ class PingHost:
             if discovery not in (PMTUDISC_INTERFACE, PMTUDISC_OMIT):
                 self.net.update_pmtu(e.dst, e.info, e.now)
         if sk.recverr6 if v6 else sk.recverr:
-            control = () if e.rx is None else recv_cmsgs(sk, e.rx, 0, 0)
-            queue_icmp(sk, e, errno, 0, e.quoted, control)
+            queue_icmp(sk, e, errno, 0, e.quoted)
         elif not fatal or not sk.daddr:
             return
         sk.err = errno

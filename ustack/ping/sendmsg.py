@@ -157,7 +157,7 @@ def _transmit(
         )  # fmt: skip
     except OSError as why:
         if why.errno == EMSGSIZE:
-            queue_local(sk, EMSGSIZE, (daddr, sk.dport), mtu)
+            queue_local(sk, EMSGSIZE, (daddr, sk.dport), mtu, now)
         raise
     if stamps:
         notify.datagram_left(

@@ -13,10 +13,18 @@ from __future__ import annotations
 from errno import EINVAL, ENOBUFS
 from struct import Struct
 
-from ustack.sock.addr import ANY4, normalize, present
+from ustack.sock.addr import ANY4, LOOPBACK6, normalize, present
 from ustack.sock.errors import error
 from ustack.sock.kept import SO_TXTIME, kept
-from ustack.sock.notify import OPT_ID, OPT_RX_FILTER, RX_SOFTWARE, SOFTWARE, TX_RECORD, times
+from ustack.sock.notify import (
+    LOOPBACK,
+    OPT_ID,
+    OPT_RX_FILTER,
+    RX_SOFTWARE,
+    SOFTWARE,
+    TX_RECORD,
+    times,
+)
 from ustack.sock.options import (
     SO_MARK,
     SO_PRIORITY,
@@ -69,9 +77,13 @@ _CMSG_HEADER = 16  # struct cmsghdr; data is padded to 8
 # -- receiving -----------------------------------------------------------------------------
 
 
-def recv_cmsgs(sk: Sock, rx: RxPacket, dropcount: int, gro: int) -> list[Cmsg]:
+def recv_cmsgs(
+    sk: Sock, rx: RxPacket, dropcount: int, gro: int, info: bool = True, queued: bool = False
+) -> list[Cmsg]:
     """What `sk` has asked to be told about `rx`. `dropcount`: datagrams dropped before it,
-    `gro`: its segment size where several were merged, else 0."""
+    `gro`: its segment size where several were merged, else 0. `info`: it wanted to know
+    where IPv4 packets came to when this one came; else that is not known any more. `queued`:
+    it is in the error queue."""
     control: list[Cmsg] = []
     flags = sk.inet_flags
     if sk.timestamp or sk.tsflags:
@@ -81,10 +93,15 @@ def recv_cmsgs(sk: Sock, rx: RxPacket, dropcount: int, gro: int) -> list[Cmsg]:
     if gro:
         control.append((SOL_UDP, UDP_GRO, _INT.pack(gro)))
     if sk.family == AF_INET6 and flags & F_RECVPKTINFO6:
-        packed = _PKTINFO6.pack(present(rx.dst, True), rx.iif)
-        control.append((SOL_IPV6, IPV6_PKTINFO, packed))
+        iif = _arrived_by(sk, rx, queued) if info or len(rx.dst) == 16 else 0
+        control.append((SOL_IPV6, IPV6_PKTINFO, _PKTINFO6.pack(present(rx.dst, True), iif)))
     if len(rx.dst) == 4:
-        _recv4(control, flags, rx, _specific_destination(rx, sk) if flags & F_PKTINFO else b"")
+        if flags & F_PKTINFO:
+            iif, specific = 0, ANY4
+            if info:
+                iif, specific = _arrived_by(sk, rx, queued), _specific_destination(rx, sk)
+            control.append((SOL_IP, IP_PKTINFO, _PKTINFO.pack(iif, specific, rx.dst)))
+        _recv4(control, flags, rx)
     else:
         _recv6(control, flags, rx)
     return control
@@ -119,7 +136,10 @@ def sent_cmsgs(control: list[Cmsg], sk: Sock, packet: bytes, iif: int) -> bytes:
         packed = _PKTINFO6.pack(present(dst, True), iif)
         control.append((SOL_IPV6, IPV6_PKTINFO, packed))
     if v4:
-        _recv4(control, flags, rx, src)
+        if flags & F_PKTINFO:
+            specific = ANY4 if sk.family == AF_INET6 else src
+            control.append((SOL_IP, IP_PKTINFO, _PKTINFO.pack(iif, specific, dst)))
+        _recv4(control, flags, rx)
     else:
         _recv6(control, flags, rx)
     return src
@@ -132,16 +152,23 @@ def timestamp(name: int, at: int) -> Cmsg:
     return SOL_SOCKET, name, _TWO_LONGS.pack(at // _SEC, at % _SEC)
 
 
-def _recv4(control: list[Cmsg], flags: int, rx: RxPacket, specific: bytes) -> None:
-    if flags & F_PKTINFO:
-        control.append((SOL_IP, IP_PKTINFO, _PKTINFO.pack(rx.iif, specific, rx.dst)))
+def _recv4(control: list[Cmsg], flags: int, rx: RxPacket) -> None:
+    """All but IP_PKTINFO, which is the first."""
     if flags & F_RECVTTL:
         control.append((SOL_IP, IP_TTL, _INT.pack(rx.ttl)))
     if flags & F_RECVTOS:
         control.append((SOL_IP, IP_TOS, bytes((rx.tos,))))
-    if flags & F_RECVORIGDSTADDR:
+    if flags & F_RECVORIGDSTADDR and rx.end - rx.l4 >= 4:
         port = rx.buf[rx.l4 + 2 : rx.l4 + 4]
         control.append((SOL_IP, IP_ORIGDSTADDR, _SOCKADDR_IN.pack(AF_INET, port, rx.dst)))
+
+
+def _arrived_by(sk: Sock, rx: RxPacket, queued: bool) -> int:
+    """The device of `rx`; for what has come over loopback, that of the address, but of an
+    IPv4 error (Linux: `inet_iif`, `inet6_iif`)."""
+    if rx.iif == LOOPBACK and not (queued and len(rx.dst) == 4):
+        return sk.net.address_device(rx.dst) or rx.iif
+    return rx.iif
 
 
 def _specific_destination(rx: RxPacket, sk: Sock) -> bytes:
@@ -149,7 +176,7 @@ def _specific_destination(rx: RxPacket, sk: Sock) -> bytes:
     3.2.1.3, Linux: `fib_compute_spec_dst`). Ping sockets do not tell."""
     if rx.proto == IPPROTO_ICMP:
         return ANY4
-    if sk.net.is_local(rx.dst):
+    if sk.net.is_local(rx.dst) or (rx.iif == LOOPBACK and rx.dst[0] < 224):
         return rx.dst
     try:
         return sk.net.route(rx.src, None, rx.iif).saddr
@@ -162,7 +189,7 @@ def _recv6(control: list[Cmsg], flags: int, rx: RxPacket) -> None:
         control.append((SOL_IPV6, IPV6_HOPLIMIT, _INT.pack(rx.ttl)))
     if flags & F_RECVTCLASS:
         control.append((SOL_IPV6, IPV6_TCLASS, _INT.pack(rx.tos)))
-    if flags & F_RECVORIGDSTADDR6:
+    if flags & F_RECVORIGDSTADDR6 and rx.end - rx.l4 >= 4:
         port = rx.buf[rx.l4 + 2 : rx.l4 + 4]
         packed = _SOCKADDR_IN6.pack(AF_INET6, port, 0, rx.dst, 0)
         control.append((SOL_IPV6, IPV6_ORIGDSTADDR, packed))
@@ -260,6 +287,10 @@ def _send6(sk: Sock, wanted: SendOptions, type_: int, data: bytes) -> None:
         bound = wanted.oif or sk.bindtodevice
         saddr = normalize(saddr)
         foreign = saddr and (len(saddr) == 4 or not sk.net.is_local(saddr))
+        if saddr == LOOPBACK6 and (oif or bound):
+            foreign = (oif or bound) != LOOPBACK
+        if sk.freebind or sk.net.sysctl.ip_nonlocal_bind:
+            foreign = False
         if foreign or (oif and bound and oif != bound):
             raise error(EINVAL)
         wanted.oif = oif or wanted.oif

@@ -70,6 +70,7 @@ class Dst:
         "dev",
         "gateway",
         "ident",
+        "layout",
         "local",
         "multicast",
         "obsolete",
@@ -98,9 +99,22 @@ class Dst:
         self.multicast = False
         self.ident = -1  # next IPv4 identification on this path, -1: none yet
         self.obsolete = False
+        self.layout = 0  # the most a fragment may have by what was laid out before, 0: no limit
         self.pmtu = 0  # learned path MTU, 0 if none
         self.pmtu_expires = NEVER
         self.pmtu_locked = False  # below min_pmtu: fragments allowed, DF off (F-12)
+
+    def frozen(self) -> Dst:
+        """The same path, for a packet that goes by it whatever is learned meanwhile."""
+        dst = Dst(self.version, self.dev, self.saddr, self.gateway, self.local)
+        dst.daddr, dst.broadcast, dst.multicast = self.daddr, self.broadcast, self.multicast
+        dst.learn_from(self)
+        return dst
+
+    def learn_from(self, other: Dst) -> None:
+        """Take over what another path knows of its MTU."""
+        self.pmtu, self.pmtu_expires = other.pmtu, other.pmtu_expires
+        self.pmtu_locked = other.pmtu_locked
 
     def mtu(self, now: int) -> int:
         """The path MTU in bytes: the learned one while fresh, else the device's."""

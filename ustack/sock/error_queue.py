@@ -19,12 +19,12 @@ Sources: Linux `ip_icmp_error`, `ip_local_error`, `sock_queue_err_skb`, `skb_err
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TypeAlias
 
 from ustack.sock.icmp import IcmpError
 from ustack.sock.sock import Sock
 from ustack.sock.truesize import rx_truesize
+from ustack.wire.packet import RxPacket
 
 # ee_origin
 ORIGIN_LOCAL, ORIGIN_ICMP, ORIGIN_ICMP6 = 1, 2, 3
@@ -38,13 +38,14 @@ Cmsg: TypeAlias = tuple[int, int, bytes]
 
 class ErrEntry:
     """One queued error. `addr` is where the packet was going, `offender` (b"" for an error
-    of this host) who reported it, `payload` what is known of its payload. `control` comes
-    before the error among the control messages, and so does the time `at` (ns, -1 for none).
+    of this host) who reported it, `payload` what is known of its payload. `rx` is the
+    packet that brought it, if one did: a program may ask about that too. A time `at` (ns, -1
+    for none) comes before the error among the control messages.
     With an `iif` the payload is a whole packet that went to the device of that index."""
 
     __slots__ = (
-        "addr", "at", "charge", "code", "control", "data", "errno", "iif", "info", "offender",
-        "origin", "payload", "type",
+        "addr", "at", "charge", "code", "data", "errno", "iif", "info", "offender", "origin",
+        "payload", "rx", "type",
     )  # fmt: skip
 
     def __init__(
@@ -58,7 +59,6 @@ class ErrEntry:
         offender: bytes,
         payload: bytes,
         data: int = 0,
-        control: Sequence[Cmsg] = (),
     ) -> None:
         self.errno = errno
         self.origin = origin
@@ -69,30 +69,31 @@ class ErrEntry:
         self.offender = offender
         self.payload = payload
         self.data = data
-        self.control = control
+        self.rx: RxPacket | None = None
         self.charge = rx_truesize(_QUOTED_IP + len(payload))
         self.at = -1
         self.iif = 0
 
 
-def queue_icmp(
-    sk: Sock, e: IcmpError, errno: int, port: int, payload: bytes, control: Sequence[Cmsg] = ()
-) -> None:
-    """Queue an ICMP error about a packet of `sk` to `port` (Linux: `ip_icmp_error`);
-    `control` is what the socket has asked to be told about the packet that brought it."""
+def queue_icmp(sk: Sock, e: IcmpError, errno: int, port: int, payload: bytes) -> None:
+    """Queue an ICMP error about a packet of `sk` to `port` (Linux: `ip_icmp_error`)."""
     origin = ORIGIN_ICMP6 if e.version == 6 else ORIGIN_ICMP
-    addr = (e.dst, port)
-    queue(
-        sk,
-        ErrEntry(errno, origin, e.type, e.code, e.info, addr, e.offender, payload, 0, control),
-    )
+    entry = ErrEntry(errno, origin, e.type, e.code, e.info, (e.dst, port), e.offender, payload)
+    rx = e.rx
+    if rx is not None:  # what is queued is the packet that brought it, from the payload on
+        entry.charge = rx.truesize or rx_truesize(rx.end - rx.l3)
+        rx.l4 = rx.end - len(payload)
+        entry.rx = rx
+    queue(sk, entry)
 
 
-def queue_local(sk: Sock, errno: int, addr: tuple[bytes, int], info: int) -> None:
+def queue_local(sk: Sock, errno: int, addr: tuple[bytes, int], info: int, now: int) -> None:
     """Queue an error that this host itself found, if the socket wants them (Linux:
     `ip_local_error`, `ipv6_local_error`)."""
     if sk.recverr6 if len(addr[0]) == 16 else sk.recverr:
-        queue(sk, ErrEntry(errno, ORIGIN_LOCAL, 0, 0, info, addr, b"", b""))
+        entry = ErrEntry(errno, ORIGIN_LOCAL, 0, 0, info, addr, b"", b"")
+        entry.at = now
+        queue(sk, entry)
 
 
 def queue(sk: Sock, entry: ErrEntry) -> None:

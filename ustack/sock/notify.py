@@ -55,6 +55,8 @@ SND, SCHED, ACKED = 0, 1, 2
 _COPIED = 1  # ee_code
 _ZEROCOPY = -1  # as a kind of notice
 
+LOOPBACK, FRAME_HEADER_LEN = 1, 14  # the index of that device, and what `framed` adds
+
 _SOL_SOCKET = 1
 _THREE_TIMES = Struct("6q")
 _SEC = 1_000_000_000
@@ -140,6 +142,17 @@ def of(sk: Sock) -> TxNotify:
     return sk.notify
 
 
+def number(sk: Sock, opt_id: int) -> int:
+    """The number of a corked datagram, which it has from its first call on: that of a control
+    message, or the next one (-1 if none is wanted)."""
+    if opt_id >= 0 or not sk.tsflags & OPT_ID:
+        return opt_id
+    tx = of(sk)
+    key = tx.tskey
+    tx.tskey = key + 1 & 0xFFFFFFFF
+    return key
+
+
 def datagram_leaves(sk: Sock, stamps: int) -> None:
     """To be called before a datagram for which notices are wanted goes to the IP layer."""
     of(sk).capture = stamps != 0 and not sk.tsflags & OPT_TSONLY
@@ -214,11 +227,15 @@ def deliver(sk: Sock, notice: Notice, now: int) -> None:
     if notice.kind == _ZEROCOPY:
         _deliver_zerocopy(sk, notice.key)
         return
-    entry = ErrEntry(
-        ENOMSG, ORIGIN_TIMESTAMPING, 0, 0, notice.kind, None, b"", notice.packet, notice.key
-    )
+    packet = framed(notice.packet) if notice.iif == LOOPBACK else notice.packet
+    entry = ErrEntry(ENOMSG, ORIGIN_TIMESTAMPING, 0, 0, notice.kind, None, b"", packet, notice.key)
     entry.at, entry.iif, entry.charge = now, notice.iif, notice.charge
     queue(sk, entry)
+
+
+def framed(packet: bytes) -> bytes:
+    """A packet as it is on loopback, which to Linux is an Ethernet."""
+    return bytes(12) + (b"\x08\0" if packet[0] >> 4 == 4 else b"\x86\xdd") + packet
 
 
 def _deliver_zerocopy(sk: Sock, key: int) -> None:

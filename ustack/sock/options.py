@@ -201,8 +201,21 @@ def _set_priority(sk: Sock, number: int, value: bytes, now: int) -> None:
     sk.priority = number
 
 
+def _set_dontroute(sk: Sock, number: int, value: bytes, now: int) -> None:
+    sk.inet_flags = sk.inet_flags | F_DONTROUTE if number else sk.inet_flags & ~F_DONTROUTE
+    _reset_route(sk)
+
+
+def _reset_route(sk: Sock) -> None:
+    """A datagram socket looks for its route anew (Linux: `sk_dst_reset`)."""
+    if sk.type != SOCK_STREAM:
+        sk.dst = None
+
+
 def _set_mark(sk: Sock, number: int, value: bytes, now: int) -> None:
     _privileged(sk)
+    if sk.mark != number & 0xFFFFFFFF:
+        _reset_route(sk)
     sk.mark = number & 0xFFFFFFFF
 
 
@@ -384,7 +397,7 @@ _SOCKET: dict[int, Option] = {
     SO_REUSEADDR: _attr("reuse"),
     SO_TYPE: _readonly(lambda sk: sk.type),
     SO_ERROR: _readonly(_take_error),
-    SO_DONTROUTE: _flag(F_DONTROUTE),
+    SO_DONTROUTE: (_flag(F_DONTROUTE)[0], _set_dontroute),
     SO_BROADCAST: _attr("broadcast"),
     SO_SNDBUF: (lambda sk, optlen, now: sk.sndbuf, _set_sndbuf),
     SO_RCVBUF: (lambda sk, optlen, now: sk.rcvbuf, _set_rcvbuf),
@@ -433,15 +446,21 @@ def _signed(value: int) -> int:
 
 
 def _set_tos(sk: Sock, number: int, value: bytes, now: int) -> None:
-    sk.tos = _with_own_ecn(sk, number & 0xFF, sk.tos)
+    before = sk.tos
+    sk.tos = _with_own_ecn(sk, number & 0xFF, before)
     sk.ip_template = None
+    if sk.tos != before:
+        _reset_route(sk)
 
 
 def _set_tclass(sk: Sock, number: int, value: bytes, now: int) -> None:
     if not -1 <= number <= 255:
         raise error(EINVAL)
-    sk.tclass = _with_own_ecn(sk, max(number, 0), sk.tclass)
+    before = sk.tclass
+    sk.tclass = _with_own_ecn(sk, max(number, 0), before)
     sk.ip_template = None
+    if sk.tclass != before:
+        _reset_route(sk)
 
 
 def _with_own_ecn(sk: Sock, number: int, before: int) -> int:

@@ -19,7 +19,8 @@ host with one parity used up would else look at 14,000 ports for every connectio
 Conflict: same port, overlapping device, overlapping address (equal, or one is the
 wildcard; an IPv6 wildcard covers IPv4 unless v6only), and no sharing agreement. The
 agreement is, for TCP: both REUSEADDR and the other not listening, or both REUSEPORT; for
-UDP: both REUSEADDR, or both REUSEPORT. All sockets of a stack have one user.
+UDP: both REUSEADDR, or both REUSEPORT; of those in its way a socket that binds to a port by
+name asks the newest only. All sockets of a stack have one user.
 
 Limits: a port has as many owners as its protocol makes; the tables above bound those.
 
@@ -112,6 +113,8 @@ def addr_overlap(a: PortOwner, b: PortOwner) -> bool:
             return v4 and ANY4 in (a.rcv_saddr, b.rcv_saddr)
         return _wildcard_covers(b, len(a.rcv_saddr) == 16)
     if b.rcv_saddr:
+        if a.family != _AF_INET6 and len(b.rcv_saddr) == 16:  # it has that from a connect
+            return not b.v6only
         return _wildcard_covers(a, len(b.rcv_saddr) == 16)
     return _wildcard_covers(a, b.family == _AF_INET6) or _wildcard_covers(b, a.family == _AF_INET6)
 
@@ -155,7 +158,7 @@ class PortTable:
         before = sk.rcv_saddr
         sk.rcv_saddr = addr
         if port:
-            usable = not self._conflict(sk, port)
+            usable = not (self._udp_conflict if self._udp else self._conflict)(sk, port)
         else:
             port = self._open_port(sk)
             usable = port != 0
@@ -203,6 +206,17 @@ class PortTable:
                 and addr_overlap(sk, other)
             ):
                 return True
+        return False
+
+    def _udp_conflict(self, sk: PortOwner, port: int) -> bool:
+        """For a port that is named: the newest owner in the way decides alone, so a socket that
+        shares with it does so with all before it (Linux: `udp_lib_lport_inuse`)."""
+        bucket = self._buckets.get(port)
+        for other in _newest_first(bucket.owners) if bucket is not None else ():
+            if other is sk or (sk.reuse and other.reuse):
+                continue
+            if _device_overlap(sk, other) and addr_overlap(sk, other):
+                return not (sk.reuseport and other.reuseport)
         return False
 
     def _agree(self, sk: PortOwner, other: PortOwner, strict: bool) -> bool:
@@ -311,6 +325,13 @@ class PortTable:
         tuple3 = sk.saddr + sk.daddr + sk.dport.to_bytes(2, "big")
         digest = blake2s(tuple3, key=self._secret, digest_size=8).digest()
         return digest[0], int.from_bytes(digest[1:], "big")
+
+
+def _newest_first(owners: dict[PortOwner, bool]) -> list[PortOwner]:
+    """But IPv6 sockets with SO_REUSEPORT after all others, in the order they came (Linux:
+    `sk_add_node_rcu`)."""
+    last = [o for o in owners if o.reuseport and o.family == _AF_INET6]
+    return [o for o in reversed(owners) if not (o.reuseport and o.family == _AF_INET6)] + last
 
 
 def _device_overlap(a: PortOwner, b: PortOwner) -> bool:

@@ -15,9 +15,9 @@ from __future__ import annotations
 from struct import Struct
 
 from ustack.sock.addr import present
-from ustack.sock.cmsg import sent_cmsgs, timestamp
-from ustack.sock.error_queue import FROM_ICMP, Cmsg, ErrEntry
-from ustack.sock.notify import OPT_CMSG, SOFTWARE, times
+from ustack.sock.cmsg import recv_cmsgs, sent_cmsgs, timestamp
+from ustack.sock.error_queue import FROM_ICMP, ORIGIN_TIMESTAMPING, Cmsg, ErrEntry
+from ustack.sock.notify import FRAME_HEADER_LEN, LOOPBACK, OPT_CMSG, SOFTWARE, times
 from ustack.sock.sock import AF_INET6, MSG_ERRQUEUE, MSG_TRUNC, RecvMsg, Sock, would_block
 
 _SOL_IP, _SOL_IPV6, _IP_RECVERR, _IPV6_RECVERR = 0, 41, 11, 25
@@ -39,19 +39,22 @@ def recv_error(sk: Sock, length: int) -> RecvMsg:
         msg.flags |= MSG_TRUNC
     msg.addr = entry.addr
     if entry.at >= 0:
-        _add_times(msg, sk, entry.at + sk.net.wall_ns)
-    msg.control += entry.control
+        _add_times(msg, sk, entry.at + sk.net.wall_ns, entry.origin == ORIGIN_TIMESTAMPING)
+    if entry.rx is not None:
+        msg.control += recv_cmsgs(sk, entry.rx, 0, 0, True, True)
     offender = entry.offender
     if entry.iif and (v6 or sk.tsflags & OPT_CMSG):
-        offender = sent_cmsgs(msg.control, sk, entry.payload, entry.iif)
+        start = FRAME_HEADER_LEN if entry.iif == LOOPBACK else 0
+        offender = sent_cmsgs(msg.control, sk, entry.payload[start:], entry.iif)
     msg.control.append(_extended_err(entry, offender, v6))
     return msg
 
 
-def _add_times(msg: RecvMsg, sk: Sock, at: int) -> None:
+def _add_times(msg: RecvMsg, sk: Sock, at: int, stamp: bool) -> None:
+    """When it happened; SO_TIMESTAMPING tells of stamps only."""
     if sk.timestamp:
         msg.control.append(timestamp(sk.timestamp, at))
-    if sk.tsflags & SOFTWARE:
+    if stamp and sk.tsflags & SOFTWARE:
         msg.control.append(times(sk, at))
 
 

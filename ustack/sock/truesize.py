@@ -34,6 +34,11 @@ _MAX_LINEAR = 16_064  # bytes in one buffer, room included (Linux: SKB_MAX_ALLOC
 BUFFER_OVERHEAD = _DESCRIPTOR + _HEADROOM + _TAIL
 _UDP4_HEADERS, _UDP6_HEADERS = 28, 48
 _IP6_HEADER, _FRAGMENT_HEADER = 40, 8
+# heads and the bytes in them; what precedes an IPv4 packet there
+_HEADS = (
+    *(((1 << n) + _DESCRIPTOR, (1 << n) - _TAIL) for n in range(14, 9, -1)), (TX_OVERHEAD, _SMALL),
+)  # fmt: skip
+_LINK = 16
 _MERGED_HEADERS = 40  # the least that IP and TCP headers take off a merged frame's pages
 
 
@@ -65,8 +70,8 @@ def datagram_truesize(hlen: int, length: int, mtu: int) -> tuple[int, int]:
     if piece <= 0:
         raise error(EMSGSIZE)
     full, last = divmod(length, piece)
-    if not last:
-        full, last = full - 1, piece
+    if not last or (not v6 and full and hlen + piece + last <= mtu):
+        full, last = full - 1, piece + last
     before = full * tx_truesize(hlen + piece, v6)
     return before + tx_truesize(hlen + last, v6), before
 
@@ -86,3 +91,19 @@ def segmented_truesize(length: int) -> int:
     """Charge for `length` bytes of payload that are to be cut into segments, and for each
     segment that a receiver on this host gets of them."""
     return TX_OVERHEAD + length
+
+
+def condensed_truesize(truesize: int, ip_len: int, v6: bool) -> int:
+    """What is left of the charge of a datagram of this host when a queue that is half full
+    makes it smaller: what it has in pages goes into the tail of its head if that has room
+    (Linux: `skb_condense`)."""
+    headers = _UDP6_HEADERS if v6 else _UDP4_HEADERS
+    segment = truesize == TX_OVERHEAD + ip_len - headers
+    # of all heads that it may have, the largest: it has the least in pages
+    for head, size in _HEADS[-1:] if segment else _HEADS:
+        pages = truesize - head
+        linear = ip_len - pages
+        if pages > 0 and linear >= 0 and tx_truesize(linear, v6) == head:
+            used = linear + (_ROOM6 if v6 else _LINK)
+            return head if pages <= size - used else truesize
+    return truesize

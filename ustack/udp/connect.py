@@ -10,6 +10,7 @@ from errno import EADDRINUSE, EADDRNOTAVAIL, EAFNOSUPPORT, EINVAL, ENETUNREACH
 
 from ustack.sock import error_queue, multicast
 from ustack.sock.addr import ANY4
+from ustack.sock.dst import Dst
 from ustack.sock.errors import error
 from ustack.sock.proto import Address
 from ustack.sock.sock import (
@@ -73,6 +74,9 @@ def check_local(sk: UdpSock, local: bytes) -> None:
         return
     if not (sk.net.is_local(local) or sk.net.is_group(local)):
         raise error(EADDRNOTAVAIL)
+    home = sk.net.address_device(local) if sk.bindtodevice and len(local) == 16 else 0
+    if home and home != sk.bindtodevice:
+        raise error(EADDRNOTAVAIL)
 
 
 def connect(sk: UdpSock, addr: Address) -> None:
@@ -88,23 +92,17 @@ def connect(sk: UdpSock, addr: Address) -> None:
             raise error(ENETUNREACH)
     elif len(daddr) == 16:
         raise error(EAFNOSUPPORT)
-    saddr = sendmsg.source(sk, daddr)
     v4 = len(daddr) == 4 or sk.family != AF_INET6
-    if v4:  # also where that fails
-        sk.dst = None
-        output.set_flow(sk, saddr or ANY4, daddr or ANY4, addr[1])
-    dst = sendmsg.path(sk, daddr, saddr, sk.bindtodevice)
-    if v4 or sk.cork is None:  # a pending IPv4 datagram goes where IPv4 was last meant
-        output.set_flow(sk, saddr or dst.saddr, dst.daddr, addr[1])
+    saddr, dst = _find_way(sk, daddr, addr[1], v4)
     sendmsg.check_broadcast(sk, dst)
     if sk.inet_flags & F_DONTROUTE:
         sendmsg.check_on_link(dst)
     if not any(sk.saddr):
-        sk.saddr = saddr or dst.saddr
+        sk.saddr = saddr
     elif v4 and len(sk.saddr) == 16:
-        sk.saddr4 = saddr or dst.saddr
+        sk.saddr4 = saddr
     if not any(sk.rcv_saddr):
-        sk.rcv_saddr = saddr or dst.saddr
+        sk.rcv_saddr = saddr
     sk.daddr = dst.daddr
     sk.dport = addr[1]
     sk.dst = dst
@@ -112,6 +110,22 @@ def connect(sk: UdpSock, addr: Address) -> None:
     if v4:
         sk.ip_id = 0  # begins anew
     sk.host.table.hash(sk)
+
+
+def _find_way(sk: UdpSock, daddr: bytes, dport: int, v4: bool) -> tuple[bytes, Dst]:
+    """The source and the path for a new peer. Over IPv4 connected sends have been redirected
+    even if there is none (Linux: `ip_route_connect`)."""
+    saddr = sendmsg.source(sk, daddr)
+    if v4:
+        sk.dst = None
+        output.set_flow(sk, saddr or ANY4, daddr or ANY4, dport)
+    dst = sendmsg.path(sk, daddr, saddr, sk.bindtodevice)
+    saddr = saddr or dst.saddr
+    if v4 and sk.bindtodevice and not any(daddr):  # is what this host means there, too?
+        dst = sendmsg.path(sk, dst.daddr, saddr, sk.bindtodevice)
+    if v4 or sk.cork is None:  # a pending IPv4 datagram goes where IPv4 was last meant
+        output.set_flow(sk, saddr, dst.daddr, dport)
+    return saddr, dst
 
 
 def disconnect(sk: UdpSock) -> None:

@@ -18,9 +18,10 @@ from __future__ import annotations
 
 from errno import EMSGSIZE, ENOBUFS
 
+from ustack.sock import notify
 from ustack.sock.errors import error
 from ustack.sock.multicast import hops
-from ustack.sock.sock import MSG_MORE, MSG_PROBE
+from ustack.sock.sock import F_DONTFRAG, MSG_MORE, MSG_PROBE, PMTUDISC_PROBE
 from ustack.sock.truesize import segmented_truesize, tx_truesize
 from ustack.sock.wait import Op
 from ustack.udp import output
@@ -33,7 +34,7 @@ def append(sk: UdpSock, pending: Cork, data: Buffer, flags: int, now: int) -> in
     MSG_PROBE the data is not added, the rest is as ever."""
     first = pending.buffer is None
     if first:
-        pending.buffer = bytearray()
+        _fix(sk, pending, now)
     try:
         if first:
             output.check_size(sk, pending, len(data), now)
@@ -41,10 +42,29 @@ def append(sk: UdpSock, pending: Cork, data: Buffer, flags: int, now: int) -> in
             if not output.has_room(sk, timeo):
                 return _wait_and_append(sk, pending, data, flags, timeo, now)
         _add(sk, pending, b"" if flags & MSG_PROBE else data, flags, now)
+        if first and pending.stamps:
+            pending.opt_id = notify.number(sk, pending.opt_id)
     except OSError:
         flush(sk)
         raise
     return len(data)
+
+
+def _fix(sk: UdpSock, pending: Cork, now: int) -> None:
+    """What the first call finds holds for all: path, fragments, segments."""
+    pending.live = pending.dst if pending.dst.pmtu else None
+    pending.dst = pending.dst.frozen()
+    pending.mtu = output.path_mtu(sk, pending.dst, now)
+    if pending.dst.version == 4 and sk.pmtudisc < PMTUDISC_PROBE:
+        pending.mtu = min(pending.mtu, output.MAX_LEN)
+    pending.dst.layout = pending.mtu
+    pending.sport = sk.sport
+    if pending.gso_size < 0:
+        pending.gso_size = sk.gso_size
+    if pending.dontfrag < 0:
+        pending.dontfrag = int(sk.inet_flags & F_DONTFRAG != 0)
+    pending.first = 0
+    pending.buffer = bytearray()
 
 
 def _wait_and_append(
@@ -53,6 +73,8 @@ def _wait_and_append(
     try:
         now = yield from output.wait_for_room(sk, timeo, now)
         _add(sk, pending, data, flags, now)
+        if pending.stamps:
+            pending.opt_id = notify.number(sk, pending.opt_id)
     except BaseException:  # also when cancelled: nothing stays pending
         flush(sk)
         raise
@@ -64,13 +86,13 @@ def _add(sk: UdpSock, pending: Cork, data: Buffer, flags: int, now: int) -> None
     assert buffer is not None
     length = len(buffer) + len(data)
     output.check_size(sk, pending, length, now)
-    _lay_out(sk, pending, length, len(data), now)
+    _lay_out(sk, pending, length, len(data))
     buffer += data
     if not (sk.corked or flags & MSG_MORE):
         push(sk, now)
 
 
-def _lay_out(sk: UdpSock, pending: Cork, length: int, added: int, now: int) -> None:
+def _lay_out(sk: UdpSock, pending: Cork, length: int, added: int) -> None:
     """Charge `added` more bytes, `length` in all, to the fragments they go to."""
     if output.gso_segment(sk, pending):  # one packet, its payload in pages
         _charge(sk, pending, added if pending.tail else segmented_truesize(added))
@@ -78,7 +100,7 @@ def _lay_out(sk: UdpSock, pending: Cork, length: int, added: int, now: int) -> N
         return
     v6 = len(pending.daddr) == 16
     hlen = output.IP6_HLEN if v6 else output.IP4_HLEN
-    mtu = output.fragment_size(sk, pending.dst, now)
+    mtu = pending.mtu
     full = (mtu - hlen & ~7) + hlen - (output.FRAG6_HLEN if v6 else 0)
     if full <= hlen:
         raise error(EMSGSIZE)
@@ -100,17 +122,22 @@ def _lay_out(sk: UdpSock, pending: Cork, length: int, added: int, now: int) -> N
         size = hlen + added + gap
         if size > mtu:
             size = full
-        if pending.tail and sk.wmem_alloc >= 2 * sk.sndbuf:
+        more = pending.tail > 0
+        if more and sk.wmem_alloc >= 2 * sk.sndbuf:
             output.count_sndbuf_error(sk)
             raise error(ENOBUFS)
         pending.tail = size
         added -= size - hlen - gap
-        _charge(sk, pending, tx_truesize(size, v6))
+        _charge(sk, pending, tx_truesize(size, v6), more)
 
 
-def _charge(sk: UdpSock, pending: Cork, size: int) -> None:
+def _charge(sk: UdpSock, pending: Cork, size: int, more: bool = False) -> None:
+    """Charge the last fragment; `more`: it is a new one, and not the first."""
+    if more or pending.charge > pending.first:
+        pending.charge += size
+    else:
+        pending.charge = pending.first = pending.first + size
     sk.wmem_alloc += size
-    pending.charge += size
 
 
 def push(sk: UdpSock, now: int) -> None:
@@ -121,14 +148,15 @@ def push(sk: UdpSock, now: int) -> None:
     data = bytes(pending.buffer)
     charge = pending.charge
     flush(sk)
+    if pending.live is not None:
+        pending.dst.learn_from(pending.live)
     if len(pending.daddr) == 4:
         pending.saddr, pending.daddr, pending.dport = sk.flow
         if not pending.own_ttl:
             pending.ttl = sk.ttl if not pending.dst.multicast else hops(sk, False)
-        if not pending.own_tos:
-            pending.tos = sk.tos
     gso_size = output.check_gso(sk, pending, len(data), now)
-    output.transmit(sk, pending, data, gso_size, charge, now)
+    sport = pending.sport if len(pending.daddr) == 16 else 0
+    output.transmit(sk, pending, data, gso_size, charge, now, sport)
 
 
 def flush(sk: UdpSock) -> None:

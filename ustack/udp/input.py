@@ -13,11 +13,18 @@ from __future__ import annotations
 from struct import Struct
 from typing import TYPE_CHECKING
 
-from ustack.sock.cmsg import recv_cmsgs
 from ustack.sock.error_queue import queue_icmp
 from ustack.sock.icmp import IcmpError, icmp_err_convert
-from ustack.sock.sock import F_RXQ_OVFL, PMTUDISC_DONT, PMTUDISC_INTERFACE, PMTUDISC_OMIT
-from ustack.sock.truesize import rx_truesize, segmented_truesize
+from ustack.sock.sock import (
+    F_PKTINFO,
+    F_RECVPKTINFO6,
+    F_RXQ_OVFL,
+    PMTUDISC_DONT,
+    PMTUDISC_INTERFACE,
+    PMTUDISC_OMIT,
+)
+from ustack.sock.truesize import condensed_truesize, rx_truesize, segmented_truesize
+from ustack.udp.lookup import LOOPBACK, LOOPBACK_ITSELF
 from ustack.udp.sock import Datagram, UdpSock
 from ustack.wire import icmp, icmpv6
 from ustack.wire.checksum import pseudo_sum, verify
@@ -29,6 +36,7 @@ if TYPE_CHECKING:
 _HEADER = Struct(">HHHH")  # source port, destination port, length, checksum
 _PORTS = Struct(">HH")
 HEADER_LEN = 8
+_NOTED = F_PKTINFO | F_RECVPKTINFO6 | F_RXQ_OVFL
 _CHECKSUM_BREAK = 76  # a kernel verifies what is longer when it is read: the socket's drop
 
 
@@ -114,12 +122,31 @@ def queue_rcv(sk: UdpSock, dg: Datagram) -> None:
         mib.inc(prefix + "RcvbufErrors")
         mib.inc(prefix + "InErrors")
         return
+    if rmem > sk.rcvbuf >> 1 and dg.rx.truesize:
+        _condense(sk, dg)
     sk.rmem_alloc = rmem + dg.truesize
-    if sk.inet_flags & F_RXQ_OVFL:
-        dg.dropcount = sk.drops
+    if sk.inet_flags & _NOTED:
+        _note(sk, dg)
     sk.receive_queue.append(dg)
     if sk.wait_queue.waiters:
         sk.data_ready()
+
+
+def _condense(sk: UdpSock, dg: Datagram) -> None:
+    """The queue is half full: a datagram of this host takes no more than it must, unless
+    others have it too."""
+    rx = dg.rx
+    if sk.net.is_local(rx.dst):
+        size = rx.l4 - rx.l3 + HEADER_LEN + dg.end - dg.start
+        dg.truesize = condensed_truesize(dg.truesize, size, len(rx.dst) == 16)
+
+
+def _note(sk: UdpSock, dg: Datagram) -> None:
+    """What is found out when a datagram comes, not when it is read."""
+    if sk.inet_flags & F_RXQ_OVFL:
+        dg.dropcount = sk.drops
+    if sk.inet_flags & (F_PKTINFO | F_RECVPKTINFO6):
+        dg.marks |= Datagram.INFO
 
 
 def _drop(host: UdpHost, rx: RxPacket, reason: str) -> None:
@@ -140,7 +167,10 @@ def _no_port(host: UdpHost, rx: RxPacket, v6: bool) -> None:
 def icmp_err(host: UdpHost, e: IcmpError) -> None:
     """Tell the socket whose datagram met an error (Linux: `__udp4_lib_err`)."""
     sport, dport = _PORTS.unpack_from(e.quoted)
-    sk = host.table.lookup(e.src, sport, e.dst, dport, 0)
+    iif = e.rx.iif if e.rx is not None else 0
+    if e.version == 4 and iif == LOOPBACK:
+        iif = LOOPBACK_ITSELF
+    sk = host.table.lookup(e.src, sport, e.dst, dport, iif)
     if sk is None:
         host.net.mib.inc("Icmp6InErrors" if e.version == 6 else "IcmpInErrors")
         return
@@ -156,8 +186,7 @@ def icmp_err(host: UdpHost, e: IcmpError) -> None:
     if not errno:
         return
     if sk.recverr6 if e.version == 6 else sk.recverr:
-        control = () if e.rx is None else recv_cmsgs(sk, e.rx, 0, 0)
-        queue_icmp(sk, e, errno, dport, e.quoted[HEADER_LEN:], control)
+        queue_icmp(sk, e, errno, dport, e.quoted[HEADER_LEN:])
     elif not fatal or not sk.daddr:
         return
     sk.err = errno

@@ -25,30 +25,46 @@ from ustack.sock.multicast import allows
 from ustack.sock.sock import AF_INET, AF_INET6
 from ustack.udp.sock import UdpSock
 
+LOOPBACK, LOOPBACK_ITSELF = 1, -1  # the first device
+
 
 class UdpTable:
     """The bound sockets of one host."""
 
-    __slots__ = ("_bound", "_conns", "_secret", "socks")
+    __slots__ = ("_bound", "_conns", "_count", "_secret", "socks")
 
     def __init__(self, secret: bytes) -> None:
         self._secret = secret  # keys the choice within REUSEPORT groups
         self._conns: dict[tuple[bytes, int, bytes, int], list[UdpSock]] = {}
         self._bound: dict[tuple[bytes, int], list[UdpSock]] = {}
         self.socks: dict[UdpSock, None] = {}  # every bound socket, in order
+        self._count = 0
 
     def hash(self, sk: UdpSock) -> None:
-        """Put `sk` where its addresses and ports say, taking it from where it was."""
-        self.unhash(sk)
-        self.socks[sk] = None
+        """Put `sk` where its addresses and ports say. It is the newest of the connected, or of
+        the bound if its own address is another than before."""
+        before = sk.hashed if sk.hash_key is not None else None
         if sk.daddr and sk.dport:
             conn = (sk.rcv_saddr, sk.sport, sk.daddr, sk.dport)
+            if conn == sk.hash_key:
+                return
+            self.unhash(sk)
             self._conns.setdefault(conn, []).append(sk)
             sk.hash_key = conn
         else:
+            self.unhash(sk)
             bound = (sk.rcv_saddr if sk.rcv_saddr != ANY4 else b"", sk.sport)
             self._bound.setdefault(bound, []).append(sk)
             sk.hash_key = bound
+        self.socks[sk] = None
+        if before != sk.rcv_saddr:
+            self._count += 1
+            # those are looked at last (Linux: `sk_add_node_rcu`)
+            last = sk.reuseport and sk.family == AF_INET6
+            sk.order = -self._count if last else self._count
+            sk.hashed = sk.rcv_saddr
+        if len(sk.hash_key) == 2 and len(self._bound[sk.hash_key]) > 1:
+            self._bound[sk.hash_key].sort(key=_order)
 
     def unhash(self, sk: UdpSock) -> None:
         """Take `sk` out; no error if it is not in."""
@@ -72,12 +88,13 @@ class UdpTable:
         self, laddr: bytes, lport: int, raddr: bytes, rport: int, iif: int
     ) -> UdpSock | None:
         """The socket for a datagram from `raddr` to `laddr` that came by device `iif` (0:
-        unknown, any)."""
+        unknown, any). By loopback it has come by the device of the address, unless that is
+        LOOPBACK_ITSELF."""
         if self._conns:
             found = self._conns.get((laddr, lport, raddr, rport))
             if found is not None:
-                sk = found[-1] if len(found) == 1 else _newest_on(found, iif)
-                if sk is not None and not (iif and sk.bindtodevice and sk.bindtodevice != iif):
+                sk = found[-1] if len(found) == 1 else _newest_on(found, laddr, iif)
+                if sk is not None and (not sk.bindtodevice or _is_on(sk, laddr, iif)):
                     return sk
         for key in ((laddr, lport), (b"", lport)):
             found = self._bound.get(key)
@@ -85,7 +102,7 @@ class UdpTable:
                 if len(found) > 1:
                     sk = self._best(found, laddr, lport, raddr, rport, iif)
                 else:
-                    sk = found[0] if _score(found[0], len(laddr) == 16, raddr, iif) > 0 else None
+                    sk = found[0] if _score(found[0], laddr, raddr, iif) > 0 else None
                 if sk is not None:
                     return sk
         return None
@@ -95,7 +112,6 @@ class UdpTable:
     ) -> list[UdpSock]:
         """Every socket for a broadcast or multicast to `laddr` (Linux: `__udp4_lib_mcast_deliver`,
         `__udp_is_mcast_sock`)."""
-        v6 = len(laddr) == 16
         group = is_multicast(laddr)
         socks = list(self._conns.get((laddr, lport, raddr, rport), ()))
         for key in ((laddr, lport), (b"", lport)):
@@ -103,7 +119,7 @@ class UdpTable:
         return [
             sk
             for sk in socks
-            if _score(sk, v6, raddr, iif) > 0 and (not group or allows(sk, laddr, iif, raddr))
+            if _score(sk, laddr, raddr, iif) > 0 and (not group or allows(sk, laddr, iif, raddr))
         ]
 
     def _best(
@@ -113,7 +129,7 @@ class UdpTable:
         best: UdpSock | None = None
         badness = -1
         for sk in reversed(socks):
-            score = _score(sk, len(laddr) == 16, raddr, iif)
+            score = _score(sk, laddr, raddr, iif)
             if score > badness:
                 best, badness = sk, score
         if best is not None and best.reuseport:
@@ -133,8 +149,13 @@ class UdpTable:
         return best
 
 
-def _score(sk: UdpSock, v6: bool, raddr: bytes, iif: int) -> int:
+def _order(sk: UdpSock) -> int:
+    return sk.order
+
+
+def _score(sk: UdpSock, laddr: bytes, raddr: bytes, iif: int) -> int:
     """How well a socket that is bound to the right address and port fits; -1: not at all."""
+    v6 = len(laddr) == 16
     score = 1
     if sk.family == AF_INET6:
         if not v6:
@@ -151,16 +172,24 @@ def _score(sk: UdpSock, v6: bool, raddr: bytes, iif: int) -> int:
             return -1
         score += 4
     if sk.bindtodevice:
-        if iif and sk.bindtodevice != iif:
+        if not _is_on(sk, laddr, iif):
             return -1
         score += 4
     return score
 
 
-def _newest_on(socks: list[UdpSock], iif: int) -> UdpSock | None:
+def _is_on(sk: UdpSock, laddr: bytes, iif: int) -> bool:
+    """Has the packet come by the device that `sk` is bound to (Linux: `udp_sk_bound_dev_eq`,
+    `inet_iif`, `inet6_iif`)?"""
+    if iif == LOOPBACK:
+        iif = sk.net.address_device(laddr) or LOOPBACK
+    return sk.bindtodevice == abs(iif) or not iif
+
+
+def _newest_on(socks: list[UdpSock], laddr: bytes, iif: int) -> UdpSock | None:
     """The newest of sockets with one 4-tuple, one bound to the device before others."""
     for sk in reversed(socks):
-        if sk.bindtodevice == iif:
+        if sk.bindtodevice and iif and _is_on(sk, laddr, iif):
             return sk
     for sk in reversed(socks):
         if not sk.bindtodevice:

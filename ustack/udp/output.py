@@ -42,7 +42,12 @@ _WIRE4_HLEN, _WIRE6_HLEN = IP4_HLEN + HEADER_LEN, IP6_HLEN + HEADER_LEN
 # -- size ----------------------------------------------------------------------------------
 
 
-def fragment_size(sk: UdpSock, dst: Dst, now: int) -> int:
+def fragment_size(sk: UdpSock, pending: Cork, now: int) -> int:
+    """The largest packet for the datagram: what its first call has found if it is corked."""
+    return pending.mtu if pending.buffer is not None else path_mtu(sk, pending.dst, now)
+
+
+def path_mtu(sk: UdpSock, dst: Dst, now: int) -> int:
     """The largest packet for `dst`: the path MTU, or the device's for sockets that go by
     it (Linux: `ip_sk_use_pmtu`)."""
     if dst.version == 4:
@@ -54,7 +59,7 @@ def fragment_size(sk: UdpSock, dst: Dst, now: int) -> int:
 def check_size(sk: UdpSock, pending: Cork, length: int, now: int) -> None:
     """EMSGSIZE for a datagram of `length` bytes of payload that cannot be sent (E-9)."""
     v6 = len(pending.daddr) == 16
-    mtu = fragment_size(sk, pending.dst, now)
+    mtu = fragment_size(sk, pending, now)
     limit = MAX_LEN + (IP6_HLEN if v6 else 0)
     disc = sk.pmtudisc6 if v6 else sk.pmtudisc
     dontfrag = pending.dontfrag if pending.dontfrag >= 0 else sk.inet_flags & F_DONTFRAG
@@ -63,7 +68,11 @@ def check_size(sk: UdpSock, pending: Cork, length: int, now: int) -> None:
             limit = min(limit, mtu)
     if length + HEADER_LEN + (IP6_HLEN if v6 else IP4_HLEN) > limit:
         port = pending.dport if v6 else sk.dport  # as Linux has it: the peer's
-        queue_local(sk, EMSGSIZE, (pending.daddr, port), mtu)
+        if gso_segment(sk, pending):
+            mtu = MAX_LEN + (IP6_HLEN if v6 else 0)
+        elif not v6 and pending.buffer is None and disc < PMTUDISC_PROBE:
+            mtu = min(mtu, MAX_LEN)
+        queue_local(sk, EMSGSIZE, (pending.daddr, port), mtu, now)
         raise error(EMSGSIZE)
 
 
@@ -79,11 +88,18 @@ def check_gso(sk: UdpSock, pending: Cork, length: int, now: int) -> int:
         return 0
     v6 = len(pending.daddr) == 16
     headers = HEADER_LEN + (IP6_HLEN if v6 else IP4_HLEN)
-    if headers + min(size, length) > fragment_size(sk, pending.dst, now):
-        raise error(EMSGSIZE)
+    if headers + min(size, length) > fragment_size(sk, pending, now):
+        raise _refused(sk, v6, EMSGSIZE)
     if length > size * _MAX_SEGMENTS or no_checksum(sk, v6):
-        raise error(EINVAL)
+        raise _refused(sk, v6, EINVAL)
     return size if length > size else 0
+
+
+def _refused(sk: UdpSock, v6: bool, errno: int) -> OSError:
+    """The error for a datagram that had its IP header already, and an identification."""
+    if sk.ip_id and not v6:
+        sk.ip_id += 1
+    return error(errno)
 
 
 def charges(sk: UdpSock, pending: Cork, length: int, mtu: int) -> tuple[int, int]:
@@ -102,7 +118,7 @@ def send_at_once(sk: UdpSock, pending: Cork, data: Buffer, flags: int, now: int)
     """The uncorked path (Linux: `ip_make_skb`, `udp_send_skb`)."""
     v6 = len(pending.daddr) == 16
     total = len(data) + (_WIRE6_HLEN if v6 else _WIRE4_HLEN)
-    limit = min(fragment_size(sk, pending.dst, now), MAX_LEN)
+    limit = min(fragment_size(sk, pending, now), MAX_LEN)
     small = total <= limit and not gso_segment(sk, pending)
     if not small:
         check_size(sk, pending, len(data), now)
@@ -143,7 +159,7 @@ def _wait_and_send(sk: UdpSock, pending: Cork, data: Buffer, timeo: int, now: in
 def depart(sk: UdpSock, pending: Cork, data: Buffer, now: int) -> int:
     """Charge the datagram and send it; its length, whatever became of it below (E-13)."""
     length = len(data)
-    mtu = fragment_size(sk, pending.dst, now)
+    mtu = fragment_size(sk, pending, now)
     gso_size = check_gso(sk, pending, length, now) if gso_segment(sk, pending) else 0
     charge, before_last = charges(sk, pending, length, mtu)
     if before_last and sk.wmem_alloc + before_last >= 2 * sk.sndbuf:
@@ -154,9 +170,10 @@ def depart(sk: UdpSock, pending: Cork, data: Buffer, now: int) -> int:
 
 
 def transmit(
-    sk: UdpSock, pending: Cork, data: Buffer, gso_size: int, charge: int, now: int
+    sk: UdpSock, pending: Cork, data: Buffer, gso_size: int, charge: int, now: int, sport: int = 0
 ) -> None:
-    """Put the header on and send (Linux: `udp_send_skb`)."""
+    """Put the header on and send (Linux: `udp_send_skb`); from `sport` if it is not the
+    socket's any more."""
     length = len(data)
     saddr, daddr = pending.saddr, pending.daddr
     ulen = length + HEADER_LEN
@@ -170,7 +187,7 @@ def transmit(
             csum = csum_base(saddr, daddr) + ulen
         if csum > 0xFFFF:
             csum -= 0xFFFF
-    header = _HEADER.pack(sk.sport, pending.dport, ulen, csum)
+    header = _HEADER.pack(sport or sk.sport, pending.dport, ulen, csum)
     stamps, zerocopy = pending.stamps, pending.zerocopy
     if stamps or zerocopy:
         notify.datagram_leaves(sk, stamps)
@@ -181,7 +198,7 @@ def transmit(
     if stamps or zerocopy:
         notify.datagram_left(
             sk, stamps, pending.opt_id, zerocopy, verdict == DROPPED,
-            _stamped_charge(sk, ulen, charge, v6), pending.dst.dev.ifindex, now,
+            _stamped_charge(sk, pending, ulen, charge), pending.dst.dev.ifindex, now,
         )  # fmt: skip
     if verdict == DROPPED:
         count_sndbuf_error(sk)
@@ -190,12 +207,15 @@ def transmit(
     sk.net.mib.values["Udp6OutDatagrams" if v6 else "UdpOutDatagrams"] += 1
 
 
-def _stamped_charge(sk: UdpSock, ulen: int, charge: int, v6: bool) -> int:
+def _stamped_charge(sk: UdpSock, pending: Cork, ulen: int, charge: int) -> int:
     """The charge of what carries the stamps of a datagram: of its first fragment."""
+    v6 = len(pending.daddr) == 16
     packet = sk.notify.packet if sk.notify is not None else b""
     size = len(packet) - (IP6_HLEN + FRAG6_HLEN if v6 else IP4_HLEN)
     if not packet or size >= ulen - (FRAG6_HLEN if v6 else 0):
         return charge
+    if pending.buffer is not None:
+        return pending.first
     return tx_truesize(len(packet) - (FRAG6_HLEN if v6 else 0), v6)
 
 

@@ -112,7 +112,10 @@ def _set_udp(sk: UdpSock, name: int, value: int, now: int) -> None:
     if name == UDP_CORK:
         sk.corked = value != 0
         if not value:
-            cork.push(sk, now)
+            try:
+                cork.push(sk, now)
+            except OSError:
+                pass  # nobody is told
     elif name == UDP_NO_CHECK6_TX:
         sk.no_check6_tx = value != 0
     elif name == UDP_NO_CHECK6_RX:

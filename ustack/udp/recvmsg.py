@@ -6,7 +6,8 @@ that wait are exclusive waiters, a datagram wakes one of them.
 Two queues. Arrivals go to `receive_queue`. A reader that finds `reader_queue` empty takes
 all of them over; what it has consumed is given back to the receive buffer when
 `reader_queue` has run empty or a quarter of the buffer has come together, so a buffer that
-was full stays full for a while (Linux: `udp_rmem_release`).
+was full stays full for a while. Then, too, arrivals are taken over (Linux:
+`udp_rmem_release`).
 """
 
 from __future__ import annotations
@@ -74,6 +75,8 @@ def _try_recv(sk: UdpSock, length: int, flags: int) -> RecvMsg | None:
     else:
         sk.forward_deficit = 0
         sk.rmem_alloc -= deficit
+        if sk.receive_queue:
+            _take_over(sk)
     sk.net.mib.values["Udp6InDatagrams" if len(dg.rx.src) == 16 else "UdpInDatagrams"] += 1
     msg = _fill(sk, dg, 0, length, flags)
     if sk.peek_off > 0:
@@ -85,6 +88,12 @@ def _refill(sk: UdpSock) -> deque[Datagram]:
     """Take everything that has arrived over for reading; `reader_queue` is empty."""
     sk.reader_queue, sk.receive_queue = sk.receive_queue, sk.reader_queue
     return sk.reader_queue
+
+
+def _take_over(sk: UdpSock) -> None:
+    """Take what has arrived over for reading, behind what is there already."""
+    sk.reader_queue.extend(sk.receive_queue)
+    sk.receive_queue.clear()
 
 
 def first_length(sk: UdpSock) -> int:
@@ -102,8 +111,7 @@ def _peek(sk: UdpSock, length: int, flags: int) -> RecvMsg | None:
     arrived is taken over if it is not among what was taken over before."""
     msg = _peek_taken(sk, length, flags)
     if msg is None and sk.receive_queue:
-        sk.reader_queue.extend(sk.receive_queue)
-        sk.receive_queue.clear()
+        _take_over(sk)
         msg = _peek_taken(sk, length, flags)
     return msg
 
@@ -113,11 +121,11 @@ def _peek_taken(sk: UdpSock, length: int, flags: int) -> RecvMsg | None:
     off = max(sk.peek_off, 0)
     for dg in sk.reader_queue:
         size = dg.end - dg.start
-        if spans and off >= size and (size or off or dg.peeked):
+        if spans and off >= size and (size or off or dg.marks & Datagram.PEEKED):
             off -= size
             continue
         if not size:
-            dg.peeked = True
+            dg.marks |= Datagram.PEEKED
         msg = _fill(sk, dg, off, length, flags)
         if spans:
             sk.peek_off += msg.len
@@ -131,7 +139,7 @@ def _fill(sk: UdpSock, dg: Datagram, off: int, length: int, flags: int) -> RecvM
     msg = RecvMsg()
     size = dg.end - dg.start
     copied = min(length, size - off)
-    if length < size - off:
+    if length <= size - off and length < size:
         msg.flags = MSG_TRUNC
     if copied:
         start = dg.start + off
@@ -139,5 +147,6 @@ def _fill(sk: UdpSock, dg: Datagram, off: int, length: int, flags: int) -> RecvM
     msg.len = size if flags & MSG_TRUNC else copied
     msg.addr = (rx.src, dg.sport)
     if sk.timestamp or sk.tsflags or sk.inet_flags & F_RECV_CMSGS or sk.gro:
-        msg.control = recv_cmsgs(sk, rx, dg.dropcount, dg.gro)
+        gro = dg.gro if sk.gro else 0
+        msg.control = recv_cmsgs(sk, rx, dg.dropcount, gro, dg.marks & Datagram.INFO != 0)
     return msg

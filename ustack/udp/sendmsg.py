@@ -29,6 +29,7 @@ from ustack.sock.errors import error
 from ustack.sock.multicast import device, hops
 from ustack.sock.multicast import source as multicast_source
 from ustack.sock.notify import TX_RECORD
+from ustack.sock.options import SOL_UDP
 from ustack.sock.proto import Address, Cmsg
 from ustack.sock.sock import (
     AF_INET,
@@ -140,8 +141,10 @@ def _send(
 ) -> int | Op[int]:
     """Start a datagram to `daddr`; `connected`: it is the socket's own peer."""
     corkreq = sk.corked or flags & MSG_MORE != 0
+    if len(daddr) == 4 and (flags & MSG_DONTROUTE or sk.inet_flags & F_DONTROUTE):
+        connected = False
     if control:
-        pending = _with_control(sk, daddr, dport, control)
+        pending = _with_control(sk, daddr, dport, connected, corkreq, control)
     elif connected:
         pending = _to_peer(sk, corkreq)
     else:
@@ -157,14 +160,13 @@ def _send(
         pending.zerocopy = 1
     if flags & MSG_DONTROUTE or sk.inet_flags & F_DONTROUTE:
         check_on_link(pending.dst)
-    if flags & MSG_PROBE:  # only the way was to be tried
-        return 0 if flags & MSG_CONFIRM and not data else len(data)
-    if not corkreq:
-        return output.send_at_once(sk, pending, data, flags, now)
+    probe = flags & MSG_PROBE  # only the way is to be tried
+    if not corkreq or (probe and flags & MSG_CONFIRM and not data):
+        return len(data) if probe else output.send_at_once(sk, pending, data, flags, now)
     if len(pending.daddr) == 4:
         output.set_flow(sk, pending.saddr, pending.daddr, pending.dport)
-    if pending.gso_size < 0:
-        pending.gso_size = sk.gso_size
+    if probe:
+        return len(data)
     sk.cork = pending
     return cork.append(sk, pending, data, flags, now)
 
@@ -200,30 +202,50 @@ def _to_peer(sk: UdpSock, corkreq: bool) -> Cork:
     dst = sk.dst
     if dst is None or dst.obsolete or dst.multicast:
         dst = sk.dst = route(sk, sk.daddr, sk.saddr, sk.bindtodevice)
-    elif not corkreq and len(sk.daddr) == 4:
+    elif len(sk.daddr) == 4:
         saddr, daddr, dport = sk.flow
+        if corkreq:
+            daddr, dport = sk.daddr, sk.dport
         return Cork(dst, saddr, daddr, dport, sk.ttl, sk.tos)
     return _cork(sk, dst, sk.saddr, sk.daddr, sk.dport)
 
 
-def _with_control(sk: UdpSock, daddr: bytes, dport: int, control: tuple[Cmsg, ...]) -> Cork:
-    wanted = parse_send(sk, control, len(daddr) == 16)
-    if wanted.saddr and not sk.net.is_local(wanted.saddr):
+def _with_control(
+    sk: UdpSock, daddr: bytes, dport: int, to_peer: bool, corkreq: bool, control: tuple[Cmsg, ...]
+) -> Cork:
+    """Control messages of UDP alone leave a datagram on its way `to_peer`."""
+    v6 = len(daddr) == 16
+    wanted = parse_send(sk, control, v6)
+    if wanted.saddr and not v6 and not sk.net.is_local(wanted.saddr):
         raise error(ENETUNREACH)
-    saddr = wanted.saddr
-    if not saddr:
-        saddr = group_source(sk, daddr) if wanted.any_source else source(sk, daddr)
-    dst = route(sk, daddr, saddr, wanted.oif or sk.bindtodevice)
-    pending = _cork(sk, dst, saddr or dst.saddr, dst.daddr, dport)
+    if to_peer and all(level == SOL_UDP for level, _, _ in control):
+        pending = _to_peer(sk, corkreq)
+    else:
+        saddr = wanted.saddr
+        if not saddr:
+            saddr = group_source(sk, daddr) if wanted.any_source else source(sk, daddr)
+        dst = _route_by(sk, daddr, saddr, wanted.oif)
+        pending = _cork(sk, dst, saddr or dst.saddr, dst.daddr, dport)
     if wanted.ttl >= 0:
         pending.ttl, pending.own_ttl = wanted.ttl, True
     if wanted.tos >= 0:
-        pending.tos, pending.own_tos = wanted.tos, True
+        pending.tos = wanted.tos
     pending.gso_size = wanted.gso_size
     pending.dontfrag = wanted.dontfrag
     pending.stamps = wanted.stamps if wanted.stamps >= 0 else sk.tsflags & TX_RECORD
     pending.opt_id = wanted.opt_id
     return pending
+
+
+def _route_by(sk: UdpSock, daddr: bytes, saddr: bytes, oif: int) -> Dst:
+    """The path by a device that a control message asks for, 0 for none. Over IPv6, with an
+    address to send from, it is a wish (Linux: `ip6_route_output_flags_noref`)."""
+    if len(daddr) == 16 and oif and saddr and not sk.bindtodevice and daddr != LOOPBACK6:
+        try:
+            return route(sk, daddr, saddr, oif)
+        except OSError:
+            oif = 0
+    return route(sk, daddr, saddr, oif or sk.bindtodevice)
 
 
 def check_on_link(dst: Dst) -> None:

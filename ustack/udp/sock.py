@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from ustack.sock.datagram import is_writeable, tx_done
 from ustack.sock.dst import Dst
@@ -18,11 +18,15 @@ class Datagram:
     """One received datagram: its payload is `rx.buf[start:end]`.
 
     `truesize` is what it is charged with, `dropcount` how many the socket had dropped
-    before it, `peeked` whether a peek has seen it, `gro` its segment size if it is
-    several datagrams kept together for UDP_GRO, else 0.
+    before it, `gro` its segment size if it is several datagrams kept together for UDP_GRO,
+    else 0. `marks`: PEEKED, a peek has seen it; INFO, the socket wanted IP_PKTINFO when it
+    came.
     """
 
-    __slots__ = ("dropcount", "end", "gro", "peeked", "rx", "sport", "start", "truesize")
+    __slots__ = ("dropcount", "end", "gro", "marks", "rx", "sport", "start", "truesize")
+
+    PEEKED: ClassVar[int] = 1
+    INFO: ClassVar[int] = 2
 
     def __init__(
         self, rx: RxPacket, sport: int, start: int, end: int, truesize: int, gro: int = 0
@@ -34,24 +38,32 @@ class Datagram:
         self.truesize = truesize
         self.gro = gro
         self.dropcount = 0
-        self.peeked = False
+        self.marks = 0
 
 
 class Cork:
     """A datagram on its way: where it goes and how, fixed by its first call, and its bytes.
 
     `gso_size` and `dontfrag` are what control messages asked for, -1 where the socket's
-    options hold. `own_ttl` and `own_tos`: `ttl` and `tos` come from control messages; else
-    an IPv4 datagram has what the socket's options say when it leaves. A corked one collects
-    in `buffer`; `charge` is what its fragments are charged with meanwhile, on `wmem_alloc`,
-    and `tail` the IP length of the last of them. `stamps` are the transmit timestamps wanted
-    for it, `zerocopy` how many of its calls had MSG_ZEROCOPY.
+    options hold. `own_ttl`: `ttl` comes from a control message; else an IPv4 datagram has what
+    the socket's options say when it leaves. `stamps` are the transmit timestamps wanted for it,
+    `zerocopy` how many of its calls had MSG_ZEROCOPY.
+
+    A corked one collects in `buffer`; `charge` is what its fragments are charged with
+    meanwhile, on `wmem_alloc`, `first` the part of the first, `tail` the IP length of the
+    last, `mtu` the most that they may have; `sport` is the port that an IPv6 one is from,
+    `live` a path that has a learned MTU and may get another.
     """
 
     __slots__ = (
-        "buffer", "charge", "daddr", "dontfrag", "dport", "dst", "gso_size", "own_tos", "own_ttl",
-        "opt_id", "saddr", "stamps", "tail", "tos", "ttl", "zerocopy",
+        "buffer", "charge", "daddr", "dontfrag", "dport", "dst", "first", "gso_size", "live", "mtu",
+        "opt_id", "own_ttl", "saddr", "sport", "stamps", "tail", "tos", "ttl", "zerocopy",
     )  # fmt: skip
+
+    first: int  # these four of a corked one only
+    live: Dst | None
+    mtu: int
+    sport: int
 
     def __init__(
         self, dst: Dst, saddr: bytes, daddr: bytes, dport: int, ttl: int, tos: int
@@ -62,7 +74,7 @@ class Cork:
         self.dport = dport
         self.ttl = ttl
         self.tos = tos
-        self.own_ttl = self.own_tos = False
+        self.own_ttl = False
         self.gso_size = -1
         self.dontfrag = -1
         self.stamps = 0
@@ -88,8 +100,8 @@ class UdpSock(Sock):
 
     __slots__ = (
         "cork", "corked", "csum_base", "flow", "forward_deficit", "gro", "gso_size", "hash_key",
-        "host", "no_check6_rx", "no_check6_tx", "old_peer", "reader_queue", "receive_queue",
-        "saddr4",
+        "hashed", "host", "no_check6_rx", "no_check6_tx", "old_peer", "order", "reader_queue",
+        "receive_queue", "saddr4",
     )  # fmt: skip
 
     def __init__(self, host: UdpHost, family: int) -> None:
@@ -103,6 +115,8 @@ class UdpSock(Sock):
         self.flow = (b"", b"", 0)
         self.old_peer = b""  # the only one whose IPv6 packets are heard, b"" for all
         self.saddr4 = b""  # source of IPv4 packets where `saddr` is an IPv6 address
+        self.hashed = b""  # `rcv_saddr` when it was put there
+        self.order = 0  # among the sockets of one key
         self.csum_base = 0  # pseudo-header sum of the addresses in `flow` and the protocol
         self.corked = False  # UDP_CORK
         self.cork: Cork | None = None  # the pending datagram

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Any
+from itertools import zip_longest
 
 from tests.fuzz.campaign import Outcome
 from tests.fuzz.compare import differing, first_difference, listing
@@ -82,10 +82,14 @@ def _kind(theirs: Event | None, ours: Event | None) -> str:
         return "end"
     if theirs.kind != ours.kind:
         return f"{theirs.kind} on the kernel, {ours.kind} on ustack"
+    what, pair = theirs.kind, (str(theirs.text), str(ours.text))
     if theirs.kind == "call":
-        return f"{_verb(theirs)}: {_short(theirs.value)} / {_short(ours.value)}"
-    return f"{theirs.kind}: {_short(theirs.text)} / {_short(ours.text)}"
+        what, pair = _verb(theirs), (str(theirs.value), str(ours.value))
+    words = zip_longest(*(text.split() for text in pair), fillvalue="-")
+    different = [(x, y) for x, y in words if x != y]
+    return f"{what}: {' '.join(_short(x) + '/' + _short(y) for x, y in different[:2])}"
 
 
-def _short(value: Any) -> str:
-    return re.sub(r"[0-9a-f]{8,}|[0-9]+", "#", str(value))[:60]
+def _short(word: str) -> str:
+    """A word without its numbers."""
+    return re.sub(r"[0-9a-f]{8,}|[0-9]+", "#", word)

@@ -49,6 +49,7 @@ from tests.sockets.parity.peer import (
 from tests.sockets.parity.stack import StackSut
 from tests.sockets.parity.trace import Event, Trace
 from tests.sockets.parity.trial import (
+    MSG_ERRQUEUE,
     PEER6,
     SIOCINQ,
     SIOCOUTQ,
@@ -68,7 +69,7 @@ _SETTINGS = {
 }  # fmt: skip
 _PEERS = "10.64.0.0/10"
 _FIRST4, _FIRST6, _STRANGE = 0x0A400001, int(ip_address("fd00:9::1:0:1")), 1 << 20
-_IGMP = 2
+_IGMP, _TIMESTAMPING = 2, 4
 _TIMES = {(SOL_SOCKET, name) for name in (29, 35, 37, 63, 64, 65)}
 _ORIGDST = {(SOL_IP, 20), (SOL_IPV6, 74)}
 _MEM = (("rmem", 0), ("rcvbuf", 1), ("wmem", 2), ("sndbuf", 3), ("drops", 8))
@@ -173,19 +174,26 @@ class FuzzSocket(Socket):
         return self.trial.place.hide(f"{text} {port}")
 
     def _message(self, data: bytes, flags: int, control: Any, addr: Any, n: int) -> Any:
-        words = [brief(data) if n == len(data) else f"{n} of {brief(data)}"]
+        shown = brief(data)
+        if flags & MSG_ERRQUEUE and any(_is_stamp(*message) for message in control):
+            shown = f"{len(data)} bytes, {data[:1]!r}..."  # ids, ports and checksums are in it
+        words = [shown if n == len(data) else f"{n} of {shown}"]
         if flags:
             words.append(f"flags {flags:#x}")
-        words += [self._control(level, kind, bytes(value)) for level, kind, value in control]
+        queued = flags & MSG_ERRQUEUE != 0
+        words += [
+            self._control(level, kind, bytes(value), queued) for level, kind, value in control
+        ]
         if addr:
             words.append(f"from {self.shown(addr)}")
         return Message(" ".join(words), data, n)
 
-    def _control(self, level: int, kind: int, value: bytes) -> str:
+    def _control(self, level: int, kind: int, value: bytes, queued: bool) -> str:
         if (level, kind) in _TIMES:
             parts = [any(value[at : at + 16]) for at in range(0, len(value), 16)]
             return f"({level}, {kind}, times {parts})"
-        if (level, kind) in _ORIGDST and int.from_bytes(value[2:4], "big") >= EPHEMERAL:
+        # of an error in the queue the port is what stands there in the ICMP header: a checksum
+        if (level, kind) in _ORIGDST and (queued or int.from_bytes(value[2:4], "big") >= EPHEMERAL):
             value = value[:2] + b"**" + value[4:]
         return f"({level}, {kind}, {self.trial.place.hide(value.hex())})"
 
@@ -202,6 +210,11 @@ class FuzzSocket(Socket):
         except OSError as why:
             found["peer"] = self.plain(why)
         return {f"{self.label}.{name}": value for name, value in found.items()}
+
+
+def _is_stamp(level: int, kind: int, value: bytes) -> bool:
+    """An extended error that tells when a packet left."""
+    return (level, kind) in ((SOL_IP, 11), (SOL_IPV6, 25)) and value[4] == _TIMESTAMPING
 
 
 class Player:
@@ -287,6 +300,8 @@ class Player:
 
     def do_dgram(self, n: int, sport: int, dport: Any, plant: tuple[Any, ...]) -> None:
         given = dict(plant)
+        if self.family == AF6:
+            given.pop("options", None)
         src, dst = self._ends()
         if "src" in given:
             src = self.trial.place.named(given.pop("src"), self.family)
@@ -351,6 +366,8 @@ class UdpKernelSut(KernelSut):
         self.marker.bind(("127.0.0.1", 0))
         self.marker.connect(self.marker.getsockname())
         self.marker.settimeout(5)
+        # a kernel stamps what arrives while any socket anywhere wants times: now one does
+        self.marker.setsockopt(socket.SOL_SOCKET, 29, 1)
 
     def settle(self) -> None:
         """What was sent to ourselves has been received: loopback keeps the order."""
