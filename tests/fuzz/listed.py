@@ -43,15 +43,15 @@ def _took(event: Event) -> bool:
     return isinstance(event.value, int) and event.value > 0
 
 
-def _less_room(theirs: Event, ours: Event) -> bool:
-    """A poll or a send that found less room on the kernel than here."""
-    call = theirs.text.partition(".")[2].partition("(")[0]
+def _less_room(less: Event, more: Event) -> bool:
+    """The same poll or send, which found less room on one side than on the other."""
+    call = less.text.partition(".")[2].partition("(")[0]
     if call == "poll":
-        gone = {"OUT", "WRNORM"}
-        return set(ours.value.split("|")) - gone == set(theirs.value.split("|")) - gone - {"0"}
-    if call != "send" or not isinstance(ours.value, int):
+        gone = {"OUT", "WRNORM", "0"}
+        return set(less.value.split("|")) - gone == set(more.value.split("|")) - gone
+    if call != "send" or not isinstance(more.value, int):
         return False
-    return theirs.value == "EAGAIN" or (isinstance(theirs.value, int) and theirs.value < ours.value)
+    return less.value == "EAGAIN" or (isinstance(less.value, int) and less.value < more.value)
 
 
 def tree(program: Program, kernel: Trace, ustack: Trace, at: int) -> bool:
@@ -99,13 +99,17 @@ def header_byte(program: Program, kernel: Trace, ustack: Trace, at: int) -> bool
 def pressure(program: Program, kernel: Trace, ustack: Trace, at: int) -> bool:
     """A-6: a call pushes before it sleeps for room. If that has made room, the kernel thinks
     that memory was short and sleeps for a random time of up to 208 ms; here the call goes on."""
+    begun = sum("send(" in e.text and e.text.endswith("begins") for e in kernel.events[:at])
+    done = sum("send(" in e.text and e.kind == "done" for e in kernel.events[:at])
+    if begun == done:
+        return False
+    theirs, ours = kernel.events[at], ustack.events[at]
+    if theirs.kind == ours.kind == "call":  # a call that comes between
+        return _less_room(ours, theirs)
     fields = differing(kernel, ustack, at)
     if "wmem_queued" not in fields or not fields.keys() <= _WRITTEN:
         return False
-    state = kernel.events[at].value
-    begun = sum("send(" in e.text and e.text.endswith("begins") for e in kernel.events[:at])
-    done = sum("send(" in e.text and e.kind == "done" for e in kernel.events[:at])
-    return begun > done and state["wmem_queued"] < state["sndbuf"] <= fields["wmem_queued"][1]
+    return theirs.value["wmem_queued"] < theirs.value["sndbuf"] <= ours.value["wmem_queued"]
 
 
 def cloned(program: Program, kernel: Trace, ustack: Trace, at: int) -> bool:

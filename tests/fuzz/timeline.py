@@ -203,7 +203,8 @@ def _instants(sk: TcpSock, now: int) -> Iterator[int]:
         # data now may find that the pending ACK is due soon anyway (rule B-53)
         gap = now - sk.lrcvtime
         ato = min((sk.ato >> 1) + max(gap, TCP_ATO_MIN // 2), rto) if gap < sk.ato else sk.ato
-        yield sk.timers[T_DELACK] - (ato >> 2)
+        srtt = max((sk.rtt.srtt_us >> 3) * 1000, TCP_ATO_MIN)
+        yield from (sk.timers[T_DELACK] - (min(ato, most) >> 2) for most in (ato, srtt))
     if sk.lrcvtime:
         yield from (sk.lrcvtime + sk.ato, sk.lrcvtime + sk.ato // 2, sk.lrcvtime + rto)
     if sk.lsndtime:
