@@ -262,7 +262,7 @@ PROBES = (
     Probe("B-53", "tcp.timeouts:_delack_timer", "sk.ato = TCP_ATO_MIN"),
     Probe(
         "B-53", "tcp.acking:event_data_recv",
-        "sk.ato = min(whole_ticks(sk, sk.ato >> 1) + gap, rto_ns(sk))",
+        "sk.ato = min(whole_ticks(sk, sk.ato >> 1) + gap, in_ticks(sk, sk.rtt.rto_us) * 1000)",
     ),
     Probe("B-54", "tcp.acking:_ack_out_of_order", "sk.compressed_ack += 1"),
     Probe("B-55", "tcp.acking:incr_quickack", "sk.quick = max(sk.quick, min(budget or 2, limit))"),

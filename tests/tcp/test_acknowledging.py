@@ -450,3 +450,16 @@ def test_b61_what_is_accepted_may_be_more_than_the_field_can_say():
         b.recv()
     assert b.sk.rcv_wnd > 65535
     assert b.take()[-1].win == 65535
+
+
+def test_b53_a_missed_delay_doubles_up_to_the_timeout():
+    b = Bench.connected(hz=250, rtt=46)
+    b.sk.quick, b.sk.lrcvtime, b.sk.ato = 0, b.now, 180 * MS
+    b.inject("A", data=b"x" * 10)
+    assert b.sk.ato == 22 * 4 * MS + 20 * MS
+    b.run(300)
+    assert b.sk.ato == 216 * MS  # more than an ACK is ever delayed
+    b.sk.ato, b.sk.lrcvtime = 240 * MS, b.now
+    b.inject("A", data=b"x" * 10)
+    b.run(300)
+    assert b.sk.ato == 248 * MS  # the timeout of 246 ms in ticks

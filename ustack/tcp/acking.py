@@ -28,7 +28,7 @@ from ustack.tcp.sock import (
     TCP_ATO_MIN,
     TcpSock,
 )
-from ustack.tcp.timers import rto_ns, send_delayed_ack, whole_ticks
+from ustack.tcp.timers import in_ticks, rto_ns, send_delayed_ack, whole_ticks
 from ustack.tcp.transmit import send_ack
 from ustack.wire.tcp import FIN, PSH, SYN, URG
 
@@ -53,7 +53,7 @@ def event_data_recv(sk: TcpSock, seg: Segment) -> None:
                 sk.ato = whole_ticks(sk, sk.ato >> 1) + TCP_ATO_MIN // 2
         elif gap < sk.ato:
             gap = whole_ticks(sk, now) - whole_ticks(sk, sk.lrcvtime)
-            sk.ato = min(whole_ticks(sk, sk.ato >> 1) + gap, rto_ns(sk))
+            sk.ato = min(whole_ticks(sk, sk.ato >> 1) + gap, in_ticks(sk, sk.rtt.rto_us) * 1000)
         elif gap > rto_ns(sk):
             incr_quickack(sk, MAX_QUICKACKS)
     sk.lrcvtime = now

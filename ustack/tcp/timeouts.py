@@ -48,7 +48,6 @@ from ustack.tcp.sock import (
 from ustack.tcp.state import CLOSE, ESTABLISHED, FIN_WAIT2, LISTEN, SYN_RECV, SYN_SENT
 from ustack.tcp.timers import (
     clamp_probe0,
-    delack_max,
     in_ticks,
     pacing_delay,
     probe0_interval,
@@ -111,7 +110,7 @@ def _delack_timer(sk: TcpSock, now: int) -> None:
         sk.pingpong = 0  # no answer came to travel on
         sk.ato = TCP_ATO_MIN
     else:
-        sk.ato = min(sk.ato << 1, rto_ns(sk), delack_max(sk))
+        sk.ato = min(sk.ato << 1, in_ticks(sk, sk.rtt.rto_us) * 1000)
     send_ack(sk, now)
     sk.net.mib.inc("TcpExtDelayedACKs")
 

@@ -176,7 +176,7 @@ def send_delayed_ack(sk: TcpSock, now: int, ack_now: bool = False) -> bool:
         if sk.pingpong or sk.ack_pending & ACK_PUSHED:
             longest = TCP_DELACK_MAX
         if sk.rtt.srtt_us:
-            longest = min(longest, max((sk.rtt.srtt_us >> 3) * 1000, TCP_ATO_MIN))
+            longest = min(longest, max(in_ticks(sk, sk.rtt.srtt_us >> 3) * 1000, TCP_ATO_MIN))
         ato = min(ato, longest)
     at = now + min(ato, delack_max(sk))
     if sk.ack_pending & ACK_TIMER:
