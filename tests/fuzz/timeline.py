@@ -76,14 +76,16 @@ class Watch:
 
     def __init__(self, sk: TcpSock) -> None:
         self.sk = sk
-        self.armed: dict[int, tuple[int, int]] = {}  # timer -> (deadline, ms it may be late)
+        # timer -> (deadline, how many ms later and earlier the kernel's may fire)
+        self.armed: dict[int, tuple[int, int, int]] = {}
         self.busy_until = 0  # the last timer that fired may fire until then on the kernel
         self.slack = 0  # ms by which what timers sent in this interval may come later there
+        self.early = 0  # and sooner
         self.worst = 0  # the latest of all timers so far
         self.noise = 0  # ms by which round trips may differ: what a timer has sent, an ACK measures
         self._device_at = NEVER  # when a slow device lets the next packet go
         self._left_at = -NEVER  # when it let the last one go
-        self._after = 0  # what the timer was late that has just fired
+        self._after = self._before = 0  # what the timer was late or early that has just fired
         self._close_at = NEVER  # the timeout whose lateness decides what it does
         self.undecided = False  # that timeout has come
 
@@ -97,19 +99,20 @@ class Watch:
         for which, at in enumerate([*self.sk.timers, *_calls(sut)]):
             if at == NEVER:
                 self.armed.pop(which, None)
-            elif self.armed.get(which, (0, 0))[0] != at:
+            elif self.armed.get(which, (0, 0, 0))[0] != at:
                 own = TICK if which in EXACT else late(at - now)
-                self.armed[which] = (at, self._after + own + self._unsure())
-        at, slack = self.armed.get(T_RETRANS, (NEVER, 0))
-        if at < NEVER and self._is_close_call(at, slack):
+                unsure = self._unsure()
+                self.armed[which] = at, self._after + own + unsure, self._before + unsure
+        at, slack, early = self.armed.get(T_RETRANS, (NEVER, 0, 0))
+        if at < NEVER and self._is_close_call(at, slack, early):
             self._close_at = at
 
-    def _is_close_call(self, at: int, slack: int) -> bool:
-        """Does a timeout at `at` decide otherwise than one up to `slack` ms later? Is what it
+    def _is_close_call(self, at: int, slack: int, early: int) -> bool:
+        """Does a timeout at `at` decide otherwise than one some ms later or earlier? Is what it
         sends an answer to data, has an entry been sent long enough ago to be lost, has the user
         waited long enough?"""
         sk = self.sk
-        first, last = at - NEAR * MS, at + (slack + NEAR) * MS
+        first, last = at - (early + NEAR) * MS, at + (slack + NEAR) * MS
         if sk.packets_out and first <= sk.lrcvtime + sk.ato <= last:
             return True
         if sk.pending != PENDING_RETRANS:
@@ -124,13 +127,15 @@ class Watch:
         it was late."""
         if isinstance(sut.dev, Fifo):
             self._device_quiet(now, sut.dev)
-        self._after = 0
-        for which, (at, slack) in self.armed.items():
+        self._after = self._before = 0
+        for which, (at, slack, early) in self.armed.items():
             if at <= now:
                 if which == T_RETRANS:
                     self.undecided |= at == self._close_at or self._device_at <= at + slack * MS
                     self.noise = min(max(self.noise, slack), MOST_NOISE)
                 self._after = max(self._after, slack)
+                self._before = max(self._before, early)
+                self.early = max(self.early, early)
                 self.slack = max(self.slack, slack)
                 self.worst = max(self.worst, slack)
                 self.busy_until = max(self.busy_until, at + slack * MS)
@@ -168,9 +173,9 @@ class Watch:
         """May a step happen at `now`?"""
         if now < self.busy_until:
             return False
-        for at in [*self.sk.timers, *_calls(sut)]:
-            if at < now + (BEFORE + self._unsure()) * MS:
-                return False
+        self.look(now, sut)
+        if any(at < now + (BEFORE + early) * MS for at, _, early in self.armed.values()):
+            return False
         if isinstance(sut.dev, Fifo) and not self._device_quiet(now, sut.dev):
             return False
         near = (NEAR + self.noise) * MS
