@@ -62,6 +62,16 @@ def test_rate_spaces_packets_and_releases_charges():
     assert host.fifo.xmit(packet()) == TAKEN
 
 
+def test_what_waits_does_not_change_with_the_sender_s_list():
+    host = Host(rate=1000, burst=1000)
+    host.fifo.xmit(packet())
+    parts = [b"ab", b"cd"]
+    host.fifo.xmit(Packet(b"h" * 20, parts, 4))
+    del parts[0]
+    host.run(10**10)
+    assert b"".join(host.out[1][1].payload) == b"abcd"
+
+
 def test_full_queue_drops():
     host = Host(rate=1_000_000, limit=3)
     verdicts = [host.fifo.xmit(packet()) for _ in range(6)]

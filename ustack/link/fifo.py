@@ -96,6 +96,7 @@ class Fifo(Device):
         if len(queue) >= self.limit:
             self.tx_dropped += 1
             return DROPPED
+        packet.payload = tuple(packet.payload)  # its owner may cut or trim what it keeps
         queue.append(packet)
         if len(queue) == 1:
             self._deadlines.arm(self, self._may_pass(packet))

@@ -64,7 +64,8 @@ class Packet:
     """One packet on its way out.
 
     `header`: the IP header (complete) and the transport header. `payload`: buffers of
-    `payload_len` bytes in all. `csum_start` is the offset of the transport header when
+    `payload_len` bytes in all; a list of them may change once `xmit` has returned, so who keeps
+    a packet copies it. `csum_start` is the offset of the transport header when
     its checksum is still to be completed (the field at `csum_start + csum_offset` then
     holds the folded, uncomplemented sum of the pseudo header), 0 when it is complete or
     not needed. `gso_size` > 0: to be cut into segments of that many payload bytes.
