@@ -18,6 +18,7 @@ from tests.sockets.parity.trace import Event, Trace
 
 Predicate: TypeAlias = Callable[[Program, Trace, Trace, int], bool]
 _ONE_BYTE = re.compile(r"""b['"](.|\\.|\\x..)['"] flags 0x1""")
+_OVERHEAD = 832
 _WRITTEN = {"wmem_queued", "outq", "nsd", "notsent_bytes"}
 _AT_ONCE = 1.0  # ms
 _ROUND_TRIPS = {"rcv_space", "rcvbuf", "rcv_ssthresh", "rcv_wnd"}
@@ -62,9 +63,14 @@ def tree(program: Program, kernel: Trace, ustack: Trace, at: int) -> bool:
 
 def burst(program: Program, kernel: Trace, ustack: Trace, at: int) -> bool:
     """A-31: how many segments go in one burst follows from the round trip. The kernel measures
-    some ms more, and that can be one segment less; PSH shows where bursts end."""
+    some ms more, and that can be one segment less; PSH shows where bursts end, what is charged
+    into how many entries they have cut the data."""
     if not _noted("A-31", ustack, at):
         return False
+    fields = differing(kernel, ustack, at)
+    if fields:
+        more, less = fields.get("wmem_queued", (0, 1))
+        return len(fields) == 1 and (more - less) % _OVERHEAD == 0
     theirs, ours = kernel.events[at], ustack.events[at]
     if theirs.kind != "wire" or ours.kind != "wire":
         return False
