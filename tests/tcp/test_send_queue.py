@@ -7,7 +7,7 @@ import errno
 import pytest
 
 from tests.tcp.harness import SOL_SOCKET, SOL_TCP, Bench
-from ustack.sock.sock import MSG_DONTWAIT, MSG_EOR, MSG_MORE, SHUT_WR
+from ustack.sock.sock import MSG_DONTWAIT, MSG_EOR, MSG_MORE, MSG_OOB, SHUT_WR
 from ustack.sock.wait import POLLOUT
 from ustack.tcp.state import CLOSE
 
@@ -341,3 +341,11 @@ def test_flags_a65_and_zero_copy_of_bytes():
     part = b.sk.write_queue[-1].parts[-1]
     assert b.sk.state != CLOSE
     assert getattr(part, "obj", part) is data
+
+
+def test_a12_a_write_that_found_no_room_is_told_even_if_its_push_made_some():
+    b = Bench.connected(mss=100, window=65535)
+    b.sk.cc.snd_cwnd = 20
+    assert b.send(30000, MSG_OOB) < 30000
+    assert b.sk.is_writeable()  # the buffer has grown with what was sent
+    assert b.sk.nospace

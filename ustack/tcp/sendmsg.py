@@ -135,6 +135,7 @@ def _would_block(sk: TcpSock, done: int, flags: int, stamps: int, now: int) -> i
     sk.nospace = True
     if done:
         _push_before_sleeping(sk, flags, now)
+        sk.nospace = True  # although what has gone may have made room
         return _finish(sk, done, flags, stamps, now)
     if not sk.write_queue and not sk.rtx_queue:
         sk.write_space()  # nothing in the queues will ever wake an edge-triggered watcher
