@@ -112,8 +112,8 @@ MUTATIONS = (
     ),
     Mutation("B-52", "tcp/acking.py", "received > sk.rcv_mss", "received >= 2 * sk.rcv_mss"),
     Mutation(
-        "B-53", "tcp/timeouts.py", "sk.ato = min(sk.ato << 1, rto_ns(sk), delack_max(sk))",
-        "sk.ato = min(sk.ato, rto_ns(sk), delack_max(sk))",
+        "B-53", "tcp/timeouts.py", "sk.ato = min(sk.ato << 1,",
+        "sk.ato = min(sk.ato,",
     ),
     Mutation("B-55", "tcp/sock.py", "MAX_QUICKACKS = 16", "MAX_QUICKACKS = 15"),
     Mutation("B-58", "tcp/sack.py", "NUM_SACKS = 4", "NUM_SACKS = 3"),
