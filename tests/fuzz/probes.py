@@ -257,7 +257,7 @@ PROBES = (
     Probe("B-53", "tcp.timers:send_delayed_ack", "sk.arm(T_DELACK, at)"),
     Probe(
         "B-53", "tcp.timeouts:_delack_timer",
-        "sk.ato = min(sk.ato << 1, rto_ns(sk), delack_max(sk))",
+        "sk.ato = min(sk.ato << 1, in_ticks(sk, sk.rtt.rto_us) * 1000)",
     ),
     Probe("B-53", "tcp.timeouts:_delack_timer", "sk.ato = TCP_ATO_MIN"),
     Probe(
