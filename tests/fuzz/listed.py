@@ -19,6 +19,8 @@ from tests.sockets.parity.trace import Event, Trace
 Predicate: TypeAlias = Callable[[Program, Trace, Trace, int], bool]
 _ONE_BYTE = re.compile(r"""b['"](.|\\.|\\x..)['"] flags 0x1""")
 _OVERHEAD = 832
+_OUT_OF_ORDER = {"rmem", "drops", "rcv_ssthresh", "rcvbuf"}
+_SACK = re.compile(r",nop,nop,sack [^,>]*|nop,nop,sack [^,>]*")
 _WRITTEN = {"wmem_queued", "outq", "nsd", "notsent_bytes"}
 _AT_ONCE = 1.0  # ms
 _ROUND_TRIPS = {"rcv_space", "rcvbuf", "rcv_ssthresh", "rcv_wnd"}
@@ -58,12 +60,18 @@ def _less_room(less: Event, more: Event) -> bool:
 def tree(program: Program, kernel: Trace, ustack: Trace, at: int) -> bool:
     """B-31: a segment that continues one entry out of order and overlaps another goes where
     the shape of the kernel's search tree leads it; here to the entry that starts later."""
-    return any(rule == "B-31" and index <= at for index, rule in ustack.notes)
+    if not any(rule == "B-31" and index <= at for index, rule in ustack.notes):
+        return False
+    fields = differing(kernel, ustack, at)
+    if fields:
+        return fields.keys() <= _OUT_OF_ORDER
+    theirs, ours = (_SACK.sub("", trace.events[at].text) for trace in (kernel, ustack))
+    return ustack.events[at].kind == "wire" and theirs == ours
 
 
 def burst(program: Program, kernel: Trace, ustack: Trace, at: int) -> bool:
     """A-31: how many segments go in one burst follows from the round trip. The kernel measures
-    some ms more, and that can be one segment less; PSH shows where bursts end, what is charged
+    some ms more or less, and that can be a segment; PSH shows where bursts end, what is charged
     into how many entries they have cut the data."""
     if not _noted("A-31", ustack, at):
         return False

@@ -43,7 +43,7 @@ LATE, LATE_8, LATE_64 = 16, 52, 280
 MOST_NOISE = 100  # ms
 MOST_BACKOFF = 4
 LONGEST = 6000  # ms that one step waits at most
-DRIFT = 8  # ms by which a round trip may be longer on the kernel
+DRIFT = 8  # ms by which a round trip may be longer or shorter on the kernel
 _CLOCK_MONOTONIC_COARSE = 6  # moves with the tick
 EXACT = (T_PACING, T_COMPRESSED_ACK)  # timers that are no jiffies
 
@@ -147,8 +147,9 @@ class Watch:
         found = []
         rate, srtt = sk.pacing_rate, sk.rtt.srtt_us
         if srtt and sk.mss_cache:
-            slower = rate * srtt // (srtt + 8 * DRIFT * 1000)
-            bursts = {tso_segs(r, sk.min_rtt.get(), sk.mss_cache) for r in (rate, slower)}
+            apart = 8 * DRIFT * 1000
+            rates = rate, rate * srtt // (srtt + apart), rate * srtt // max(srtt - apart, 1)
+            bursts = {tso_segs(r, sk.min_rtt.get(), sk.mss_cache) for r in rates}
             found += ["A-31"] * (len(bursts) > 1)
         if sk.rcvq_time and abs(sk.rcvq_time - sk.rcv_rtt_time) < DRIFT * MS:
             found.append("B-70")
