@@ -82,6 +82,15 @@ def test_a_probe_redirects(host: Any) -> None:
     assert [packet[22:24] for packet in host.sent()] == [b"\0\x07", b"\0\x09"]
 
 
+def test_a_probe_is_not_measured(host: Any) -> None:
+    """E-5: what is pending leaves as it may, whatever the socket wants by now."""
+    s = udp_socket(host)
+    send(s, b"x" * 1472, MORE, TO)
+    s.setsockopt(SOL_IP, 10, 2)  # IP_MTU_DISCOVER: DO
+    assert send(s, b"yy", PROBE, TO) == 2
+    assert sizes(host.sent()) == [1500]
+
+
 def test_a_corked_send_to_the_peer_keeps_the_source(host: Any) -> None:
     s = udp_socket(host)
     s.connect(("127.0.0.1", 9))

@@ -41,7 +41,10 @@ def append(sk: UdpSock, pending: Cork, data: Buffer, flags: int, now: int) -> in
             timeo = sk.wait_budget(sk.sndtimeo, flags)
             if not output.has_room(sk, timeo):
                 return _wait_and_append(sk, pending, data, flags, timeo, now)
-        _add(sk, pending, b"" if flags & MSG_PROBE else data, flags, now)
+        if first or not flags & MSG_PROBE:
+            _add(sk, pending, b"" if flags & MSG_PROBE else data, flags, now)
+        elif not (sk.corked or flags & MSG_MORE):
+            push(sk, now)
         if first and pending.stamps:
             pending.opt_id = notify.number(sk, pending.opt_id)
     except OSError:

@@ -63,6 +63,28 @@ def redirected(kernel: Trace, ustack: Trace, at: int) -> bool:
     return caller in moved or _to_group(kernel.events[:at])
 
 
+def outgrown(kernel: Trace, ustack: Trace, at: int) -> bool:
+    """E-5: path MTU discovery has been switched on since the first call, and what is pending
+    is found too long when it leaves: the kernel also sends itself an ICMP error, or cuts it for
+    IP_PMTUDISC_INTERFACE."""
+    fields = differing(kernel, ustack, at)
+    calls = [event.text for event in kernel.events[:at] if event.kind == "call"]
+    caller = calls[-1].partition(".")[0] if calls else ""
+    switched = any(
+        call.startswith(f"{caller}.setsockopt({option}, {value}")
+        for call in calls
+        for option in ("0, 10", "41, 23")
+        for value in ("02", "03", "04")
+    )
+    if switched and not fields and at < len(ustack.events):
+        return ustack.events[at].value == "EMSGSIZE"
+    return switched and bool(fields) and all(
+        name in (f"{caller}.poll", f"{caller}.rmem")
+        and (theirs > ours if name.endswith("rmem") else "ERR" in theirs and "ERR" not in ours)
+        for name, (theirs, ours) in fields.items()
+    )  # fmt: skip
+
+
 def _to_group(events: list[Event]) -> bool:
     """The last call is a send to the peer, which a corked send to many has redirected."""
     calls = [event.text for event in events if event.kind == "call"]
@@ -152,7 +174,7 @@ def shared(kernel: Trace, ustack: Trace, at: int) -> bool:
     if {name.partition(".")[2] for name in fields} <= {"poll", "rmem"}:  # an error
         names = [kernel.events[at].value[f"{label}.name"] for label in sharing]
         return len(set(names)) < len(names)
-    for name in {name.partition(".")[2] for name in fields}:
+    for name in {name.partition(".")[2] for name in fields} - {"poll"}:
         pairs = [pair for key, pair in fields.items() if key.partition(".")[2] == name]
         if sorted(x for x, _ in pairs) != sorted(y for _, y in pairs):
             return False
@@ -166,14 +188,15 @@ def _having(events: list[Event], call: str) -> set[str]:
 
 def burst(kernel: Trace, ustack: Trace, at: int) -> bool:
     """E-40: a stamp of departure of several segments comes with the first segment where the
-    device cannot cut, with the whole burst here."""
+    device cannot cut, with the whole burst here, which leaves less room."""
     events = kernel.events[:at]
     stamped = _having(events, ".setsockopt(1, 37, ") | _having(events, "(1, 37, ")
     cut = _having(events, ".setsockopt(17, 103, ") | _having(events, "(17, 103, ")
     fields = differing(kernel, ustack, at)
     if fields:
         return all(
-            name.endswith(".rmem") and name[:2] in stamped & cut and ours > theirs
+            name[:2] in stamped & cut
+            and (name.endswith(".drops") or (name.endswith(".rmem") and ours > theirs))
             for name, (theirs, ours) in fields.items()
         )
     pair = [trace.events[at] for trace in (kernel, ustack) if at < len(trace.events)]
@@ -215,7 +238,9 @@ def by_loopback(kernel: Trace, ustack: Trace, at: int) -> bool:
 LISTED: dict[str, Callable[[Trace, Trace, int], bool]] = {
     "C-52": shared,
     "C-53": by_loopback,
-    "E-5": redirected,
+    "E-5": lambda kernel, ustack, at: any(
+        applies(kernel, ustack, at) for applies in (redirected, outgrown)
+    ),
     "E-9": too_long_by_one,
     "E-26": condensed,
     "E-30": unverified,
