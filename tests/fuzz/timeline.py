@@ -223,6 +223,9 @@ def _instants(sk: TcpSock, now: int) -> Iterator[int]:
         yield sk.snd_cwnd_stamp + rto
     if sk.rcvq_time and sk.rcv_rtt_us:
         yield sk.rcvq_time + (sk.rcv_rtt_us >> 3) * 1000
+    head = sk.rtx_queue.first
+    if head is not None:  # an ACK that is about to come is worth waiting for (rule A-32)
+        yield head.tx_time + sk.rtt.srtt_us * 125
     if sk.packets_out and sk.rack_rtt_us:
         min_rtt = sk.min_rtt.get()
         reo = _reo_wnd_us(sk)
